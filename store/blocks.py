@@ -1,0 +1,115 @@
+"""What a store of blocks is: bytes by CID, counted roots, and one atomic change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from store.cid import Algorithm, Cid
+
+
+class Blocks(Protocol):
+    """Where blocks are read."""
+
+    @property
+    def algorithm(self) -> Algorithm: ...
+
+    def get(self, cid: Cid) -> bytes:
+        """Return the block, checked against its CID. Raises NotFound, Corrupt."""
+        ...
+
+    def has(self, cid: Cid) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RootChange:
+    """One root's record goes from `old` to `new` (None: no such root). A record is DAG-CBOR; its links are counted."""
+
+    key: bytes
+    old: bytes | None
+    new: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """All that one transaction does: store blocks (children before parents), then change roots."""
+
+    blocks: Mapping[Cid, bytes] = field(default_factory=dict)
+    roots: tuple[RootChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a step of garbage collection deleted, and how many blocks still wait for a later step."""
+
+    blocks: int
+    bytes: int
+    waiting: int
+
+    def __add__(self, other: Freed) -> Freed:
+        return Freed(self.blocks + other.blocks, self.bytes + other.bytes, other.waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Sizes in bytes: `plain` before compression, `stored` after, `file` what the disk gives for it."""
+
+    blocks: int
+    plain: int
+    stored: int
+    file: int
+    waiting: int
+
+
+class Store(Blocks, Protocol):
+    """A place that keeps blocks for as long as a root needs them."""
+
+    def apply(self, change: Change) -> int:
+        """Do all of `change` or nothing, durably. Returns the number of blocks that were new.
+
+        Raises RootMoved if a root is not what `old` says, MissingLink, NoSpace.
+        """
+        ...
+
+    def root(self, key: bytes) -> bytes | None: ...
+
+    def roots(self, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
+        """Return (key, record) of every root whose key starts with `prefix`, in order of the keys."""
+        ...
+
+    def count(self, cid: Cid) -> int | None:
+        """Return how many blocks and roots refer to `cid`; None if the block is not here."""
+        ...
+
+    def cids(self) -> Iterator[Cid]:
+        """Yield every block's CID; blocks that come or go meanwhile may be missed."""
+        ...
+
+    def peek(self, cid: Cid) -> bytes:
+        """Return the block unchecked. Raises NotFound. Only `check` has a use for this."""
+        ...
+
+    def gc(self, blocks_max: int) -> Freed:
+        """Delete up to `blocks_max` blocks that nothing refers to, in one transaction."""
+        ...
+
+    def usage(self) -> Usage: ...
+
+    def close(self) -> None: ...
+
+
+def dereference(store: Store, key: bytes) -> None:
+    """Remove the root `key`; what only it held is freed by the next gc. Does nothing if there is no such root."""
+    record = store.root(key)
+    if record is not None:
+        store.apply(Change(roots=(RootChange(key, record, None),)))
+
+
+def collect(store: Store, step: int) -> Iterator[Freed]:
+    """Delete everything that nothing refers to, `step` blocks a transaction; yields the sum so far after each."""
+    total = store.gc(step)
+    yield total
+    while total.waiting:
+        total = total + store.gc(step)
+        yield total

@@ -1,0 +1,137 @@
+"""Cutting file bytes into chunks: where a chunk ends depends on the bytes before its end and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from store import limits
+
+
+class Chunker(Protocol):
+    """`lengths(data, final)` yields the lengths of the chunks that `data` begins with.
+
+    Only cuts that no later byte could move are made, so some bytes may remain at the end;
+    with `final` the data ends here and everything is cut.
+    """
+
+    def lengths(self, data: memoryview, final: bool) -> Iterator[int]: ...
+
+
+class FastCdc:
+    """FastCDC (Xia et al., USENIX ATC 2016) as the compiled part of the `fastcdc` package does it.
+
+    The hash starts anew at every cut, so cutting can start at any earlier cut.
+    """
+
+    def __init__(
+        self,
+        minimum: int = limits.chunk_bytes_min,
+        average: int = limits.chunk_bytes_avg,
+        maximum: int = limits.chunk_bytes_max,
+    ) -> None:
+        # The package's __init__ falls back to pure Python in silence; that would be 300 times slower.
+        from fastcdc.fastcdc_cy import fastcdc_cy
+
+        self._cut = fastcdc_cy
+        self._sizes = (minimum, average, maximum)
+
+    def lengths(self, data: memoryview, final: bool) -> Iterator[int]:
+        minimum, average, maximum = self._sizes
+        left = len(data)
+        for chunk in self._cut(data, minimum, average, maximum):
+            if left < maximum and not final:
+                return  # the end of the data may have ended this chunk
+            yield chunk.length
+            left -= chunk.length
+
+
+class Fixed:
+    """Chunks of one size, for comparison in the benchmark."""
+
+    def __init__(self, size: int = limits.chunk_bytes_avg) -> None:
+        self._size = size
+
+    def lengths(self, data: memoryview, final: bool) -> Iterator[int]:
+        whole, rest = divmod(len(data), self._size)
+        yield from [self._size] * whole
+        if final and rest:
+            yield rest
+
+
+Piece = tuple[int, bytes | None]
+"""(length, bytes), or (length, None) for a hole."""
+
+
+class Cutter:
+    """Turns a stream of bytes and holes into the one list of pieces that format v1 has for them.
+
+    A run of zero bytes of at least `hole_bytes_min` is a hole, whether it was fed as bytes or as a hole;
+    what lies between two holes is cut by the chunker, which starts anew after each hole.
+    """
+
+    def __init__(self, chunker: Chunker) -> None:
+        self._chunker = chunker
+        self._data = bytearray()  # not cut yet; does not end in a zero byte
+        self._zeros = 0  # zero bytes after `_data`
+
+    def feed(self, data: bytes) -> Iterator[Piece]:
+        """Add bytes; yields the pieces that are certain now."""
+        position, size = 0, len(data)
+        while position < size:
+            start = _skip_zeros(data, position)
+            self._zeros += start - position
+            if start == size:
+                return
+            if self._zeros:
+                yield from self._end_zeros()
+            end = data.find(_ZEROS, start)
+            end = size if end < 0 else end
+            body = data[start:end] if (start, end) != (0, size) else data
+            stripped = body.rstrip(b"\0") if body[-1] == 0 else body
+            self._zeros = len(body) - len(stripped)
+            self._data += stripped
+            yield from self._cut(final=False)
+            position = end
+
+    def feed_hole(self, length: int) -> None:
+        """Add `length` zero bytes without naming them."""
+        self._zeros += length
+
+    def finish(self) -> Iterator[Piece]:
+        """The stream ends here: yields the pieces that are left."""
+        if self._zeros:
+            yield from self._end_zeros()
+        yield from self._cut(final=True)
+
+    def _end_zeros(self) -> Iterator[Piece]:
+        if self._zeros >= limits.hole_bytes_min:
+            yield from self._cut(final=True)
+            yield self._zeros, None
+        else:
+            self._data += bytes(self._zeros)
+        self._zeros = 0
+
+    def _cut(self, final: bool) -> Iterator[Piece]:
+        if not final and len(self._data) < limits.chunk_bytes_max:
+            return
+        data = bytes(self._data)
+        done = 0
+        for length in self._chunker.lengths(memoryview(data), final):
+            yield length, data[done : done + length]
+            done += length
+        del self._data[:done]
+
+
+_ZEROS: Final = bytes(limits.hole_bytes_min)
+
+
+def _skip_zeros(data: bytes, position: int) -> int:
+    """Return the offset of the first byte from `position` that is not zero."""
+    if data[position]:
+        return position
+    step, size = len(_ZEROS), len(data)
+    while data.startswith(_ZEROS, position):
+        position += step
+    tail = data[position : position + step]
+    return min(position + len(tail) - len(tail.lstrip(b"\0")), size)

@@ -1,0 +1,54 @@
+"""Every bound of the store, by name. Those marked FORMAT are part of format v1 and never change."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# FORMAT: one limit for a block, raw bytes and nodes alike.
+block_bytes_max: Final = 1 * MIB
+
+# FORMAT: FastCDC cuts.
+chunk_bytes_min: Final = 16 * KIB
+chunk_bytes_avg: Final = 64 * KIB
+chunk_bytes_max: Final = 256 * KIB
+
+# FORMAT: a run of at least this many zero bytes is a hole.
+hole_bytes_min: Final = 64 * KIB
+
+# FORMAT: file content up to this size lies in the directory entry itself.
+inline_bytes_max: Final = 128
+
+# FORMAT: node boundaries. A node ends after an item whose label says so (1 in 64),
+# but not before it has `node_items_min`; it ends anyway once its items reach `node_bytes_soft`.
+node_items_min: Final = 32
+node_boundary_mask: Final = 63
+node_bytes_soft: Final = 64 * KIB
+
+# FORMAT: extended attributes up to this encoded size lie in the entry, larger sets behind a CID.
+xattr_bytes_inline: Final = 512
+xattr_bytes_max: Final = 512 * KIB
+xattr_value_bytes_max: Final = 64 * KIB
+
+name_bytes_max: Final = 255
+target_bytes_max: Final = 4095
+link_path_bytes_max: Final = 64 * KIB
+depth_max: Final = 8192
+file_bytes_max: Final = (1 << 63) - 1
+
+root_name_bytes_max: Final = 200
+
+# A batch is stored (staged) once it holds this much, so that memory stays bounded.
+batch_bytes_max: Final = 24 * MIB
+
+cache_chunk_bytes: Final = 48 * MIB
+cache_node_count: Final = 2048
+
+map_bytes_start: Final = 256 * MIB
+map_bytes_step_max: Final = 64 * GIB
+map_growths_max: Final = 48
+readers_max: Final = 1022
+
+gc_blocks_per_step: Final = 1024
+draft_extent_bytes_max: Final = 1 * MIB

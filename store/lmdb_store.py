@@ -1,0 +1,334 @@
+"""The default store: one LMDB environment that any number of processes may use at once."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import lmdb
+import zstandard
+
+from store import cid as cids
+from store import ledger, limits
+from store.blocks import Change, Freed, Usage
+from store.cid import Algorithm, Cid
+from store.errors import Corrupt, NoSpace, NotFound, StoreError
+
+_T = TypeVar("_T")
+Transaction = Any  # lmdb.Transaction; its types know nothing of buffers=False
+Database = Any  # an LMDB named database; `lmdb` gives its class no public name
+_COUNT: Final = struct.Struct("<Q")
+_SUMS: Final = struct.Struct("<QQ")
+_PLAIN, _ZSTD = b"\0", b"\1"
+_LEVEL: Final = 1
+_WORTH_IT: Final = 0.95  # a block that zstd leaves larger than this stays plain
+_NOTHING: Final[Mapping[int, bytes]] = {}
+_TABLES: Final = (b"blocks", b"counts", b"queue", b"roots", b"sums")
+
+
+class LmdbStore:
+    """Blocks under `directory`. Thread-safe; open it after a fork, never before.
+
+    Raises NoSpace when the disk is full and StoreError for any other failure of LMDB; the transaction is undone.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        algorithm: Algorithm = cids.BLAKE3,
+        *,
+        map_bytes: int = limits.map_bytes_start,
+    ) -> None:
+        self.algorithm = algorithm
+        self._directory = directory
+        size = _file_bytes(directory / "data.mdb")
+        with _translated():
+            self._env = lmdb.open(
+                os.fspath(directory),
+                map_size=max(map_bytes, _rounded(size)),
+                max_dbs=len(_TABLES),
+                max_readers=limits.readers_max,
+                mode=0o600,
+            )
+            self._env.reader_check()  # slots of dead processes would keep old pages from being used again
+            self._dbs = {name: self._env.open_db(name) for name in _TABLES}
+        self._lock = threading.Lock()  # held while reading, so that the map never moves under a reader
+        self._pool = _Compressors()
+
+    # Reading
+
+    def get(self, cid: Cid) -> bytes:
+        data = self.peek(cid)
+        cids.verify(cid, data)
+        return data
+
+    def peek(self, cid: Cid) -> bytes:
+        value = self._read(lambda txn: txn.get(cid, db=self._dbs[b"blocks"]))
+        if value is None:
+            raise NotFound(f"no block {cid} in this store")
+        return _unpacked(cid, value)
+
+    def has(self, cid: Cid) -> bool:
+        return self.count(cid) is not None
+
+    def count(self, cid: Cid) -> int | None:
+        value = self._read(lambda txn: txn.get(cid, db=self._dbs[b"counts"]))
+        return None if value is None else int(_COUNT.unpack(value)[0])
+
+    def root(self, key: bytes) -> bytes | None:
+        return self._read(lambda txn: txn.get(key, db=self._dbs[b"roots"]))
+
+    def roots(self, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
+        def scan(txn: Transaction) -> list[tuple[bytes, bytes]]:
+            found = []
+            with txn.cursor(db=self._dbs[b"roots"]) as cursor:
+                if cursor.set_range(prefix):
+                    for key, record in cursor:
+                        if not key.startswith(prefix):
+                            break
+                        found.append((key, record))
+            return found
+
+        return self._read(scan)
+
+    def cids(self) -> Iterator[Cid]:
+        def scan(txn: Transaction) -> list[bytes]:
+            with txn.cursor(db=self._dbs[b"counts"]) as cursor:
+                if not cursor.set_range(position):
+                    return []
+                return [key for key, _ in zip(cursor.iternext(values=False), range(4096))]
+
+        position = b"\0"
+        while page := self._read(scan):
+            yield from map(Cid, page)
+            position = page[-1] + b"\0"
+
+    def usage(self) -> Usage:
+        def scan(txn: Transaction) -> Usage:
+            plain, stored = _sums(txn, self._dbs[b"sums"])
+            blocks = txn.stat(self._dbs[b"counts"])["entries"]
+            waiting = txn.stat(self._dbs[b"queue"])["entries"]
+            return Usage(blocks, plain, stored, _file_bytes(self._directory / "data.mdb"), waiting)
+
+        return self._read(scan)
+
+    # Writing
+
+    def apply(self, change: Change) -> int:
+        packed = self._pool.pack([data for cid, data in change.blocks.items() if not self.has(cid)])
+        return self._write(lambda tables: ledger.apply(tables, change), packed)
+
+    def gc(self, blocks_max: int) -> Freed:
+        return self._write(lambda tables: ledger.gc(tables, blocks_max))
+
+    def repair(self, work: Callable[[ledger.Transaction], _T]) -> _T:
+        """Run `work` on the tables in one write transaction. Only `check --repair` has a use for this."""
+        return self._write(work)
+
+    def close(self) -> None:
+        with self._lock:
+            self._env.close()
+        self._pool.close()
+
+    # Transactions
+
+    def _read(self, work: Callable[[Transaction], _T]) -> _T:
+        with self._lock, _translated():
+            try:
+                txn = self._env.begin()  # cheap: lmdb keeps a spare read transaction to renew
+            except lmdb.MapResizedError:  # another process made the map larger
+                self._env.set_mapsize(0)
+                txn = self._env.begin()
+            with txn:
+                return work(txn)
+
+    def _write(self, work: Callable[[_Tables], _T], packed: Mapping[int, bytes] = _NOTHING) -> _T:
+        with _translated():
+            for _ in range(limits.map_growths_max):
+                try:
+                    with self._env.begin(write=True) as txn:
+                        tables = _Tables(txn, self._dbs, packed)
+                        result = work(tables)
+                        tables.write_sums()
+                        return result
+                except lmdb.MapResizedError:
+                    with self._lock:
+                        self._env.set_mapsize(0)
+                except lmdb.MapFullError:
+                    with self._lock:
+                        self._grow()
+        raise StoreError("the LMDB map cannot grow any further")
+
+    def _grow(self) -> None:
+        size = self._env.info()["map_size"]
+        self._env.set_mapsize(_rounded(size + min(size, limits.map_bytes_step_max)))
+
+
+class _Tables:
+    """A ledger.Transaction over one LMDB write transaction."""
+
+    def __init__(self, txn: Transaction, dbs: dict[bytes, Database], packed: Mapping[int, bytes]) -> None:
+        self._txn = txn
+        self._packed = packed
+        self._plain_more = self._stored_more = 0
+        self._blocks, self._counts, self._queue, self._roots, self._sums = (dbs[name] for name in _TABLES)
+
+    def put(self, cid: Cid, data: bytes) -> None:
+        value = self._packed.get(id(data)) or _packed(data)
+        self._txn.put(cid, value, db=self._blocks)
+        self._add(len(data), len(value))
+
+    def peek(self, cid: Cid) -> bytes:
+        value = self._txn.get(cid, db=self._blocks)
+        if value is None:
+            raise NotFound(f"no block {cid} in this store")
+        return _unpacked(cid, value)
+
+    def delete(self, cid: Cid) -> int:
+        value = self._txn.get(cid, db=self._blocks)
+        self._txn.delete(cid, db=self._counts)
+        if value is None:
+            return 0
+        self._txn.delete(cid, db=self._blocks)
+        self._add(-_plain_bytes(value), -len(value))
+        return len(value)
+
+    def count(self, cid: Cid) -> int | None:
+        value = self._txn.get(cid, db=self._counts)
+        return None if value is None else int(_COUNT.unpack(value)[0])
+
+    def set_count(self, cid: Cid, count: int) -> None:
+        self._txn.put(cid, _COUNT.pack(count), db=self._counts)
+
+    def queue(self, cid: Cid) -> None:
+        self._txn.put(cid, b"", db=self._queue)
+
+    def unqueue(self, cid: Cid) -> None:
+        self._txn.delete(cid, db=self._queue)
+
+    def queued(self) -> Iterator[Cid]:
+        with self._txn.cursor(db=self._queue) as cursor:
+            for key in cursor.iternext(values=False):
+                yield Cid(key)
+
+    def queue_length(self) -> int:
+        return int(self._txn.stat(self._queue)["entries"])
+
+    def root(self, key: bytes) -> bytes | None:
+        return self._txn.get(key, db=self._roots)
+
+    def set_root(self, key: bytes, record: bytes | None) -> None:
+        if record is None:
+            self._txn.delete(key, db=self._roots)
+        else:
+            self._txn.put(key, record, db=self._roots)
+
+    def write_sums(self) -> None:
+        if self._plain_more or self._stored_more:
+            plain, stored = _sums(self._txn, self._sums)
+            value = _SUMS.pack(max(0, plain + self._plain_more), max(0, stored + self._stored_more))
+            self._txn.put(b"sums", value, db=self._sums)
+
+    def _add(self, plain: int, stored: int) -> None:
+        self._plain_more += plain
+        self._stored_more += stored
+
+
+class _Compressors:
+    """zstd on every core for a batch, on this thread for a few blocks."""
+
+    def __init__(self) -> None:
+        self._threads: _Threads | None = None
+
+    def pack(self, blocks: list[bytes]) -> dict[int, bytes]:
+        """Return the stored form of each block by the id() of its bytes (the caller keeps them alive)."""
+        if sum(map(len, blocks)) < 4 * limits.MIB:
+            return {id(data): _packed(data) for data in blocks}
+        if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="monofs-zstd")
+        packed = self._threads.map(_packed, blocks)
+        return dict(zip(map(id, blocks), packed, strict=True))
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown()
+
+
+class _Threads(Protocol):
+    def map(self, fn: Callable[[bytes], bytes], blocks: list[bytes]) -> Iterator[bytes]: ...
+    def shutdown(self) -> None: ...
+
+
+_local = threading.local()
+
+
+def _packed(data: bytes) -> bytes:
+    """The stored form: one byte that says how, then the bytes."""
+    if not hasattr(_local, "zstd"):
+        _local.zstd = zstandard.ZstdCompressor(level=_LEVEL)
+    small: bytes = _local.zstd.compress(data)
+    if len(small) < len(data) * _WORTH_IT:
+        return _ZSTD + small
+    return _PLAIN + data
+
+
+def _unpacked(cid: Cid, value: bytes) -> bytes:
+    if value[:1] == _PLAIN:
+        return value[1:]
+    if value[:1] != _ZSTD:
+        raise Corrupt(cid, f"unknown storage form {value[:1].hex() or 'none'}")
+    if not hasattr(_local, "unzstd"):
+        _local.unzstd = zstandard.ZstdDecompressor()
+    try:
+        if _plain_bytes(value) > limits.block_bytes_max:
+            raise Corrupt(cid, "it would unpack to more than a block may hold")
+        data: bytes = _local.unzstd.decompress(memoryview(value)[1:])
+        return data
+    except zstandard.ZstdError as error:
+        raise Corrupt(cid, str(error)) from None
+
+
+def _plain_bytes(value: bytes) -> int:
+    if value[:1] != _ZSTD:
+        return len(value) - 1
+    try:
+        return int(zstandard.frame_content_size(memoryview(value)[1:]))
+    except zstandard.ZstdError:
+        return 0
+
+
+def _sums(txn: Transaction, db: Database) -> tuple[int, int]:
+    value = txn.get(b"sums", db=db)
+    return (0, 0) if value is None else _SUMS.unpack(value)
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _rounded(size: int) -> int:
+    """A multiple of the map's starting size, so of the page size too."""
+    step = limits.map_bytes_start
+    return -(-size // step) * step
+
+
+class _translated:
+    """LMDB's errors as ours. MapFull and MapResized are the store's own business and pass through."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, lmdb.DiskError):
+            raise NoSpace("no space left on the store's disk; nothing was changed") from None
+        if isinstance(error, lmdb.Error) and not isinstance(error, (lmdb.MapFullError, lmdb.MapResizedError)):
+            raise StoreError(f"the store's database failed: {error}") from None

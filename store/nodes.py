@@ -1,0 +1,247 @@
+"""The nodes of the one balanced tree that holds files, directories and hard links, and how these three differ.
+
+A node is `[flavor, level, items]`. Level 0 is a leaf. An item of a higher level stands for a node one level down:
+`[key, CID, totals...]`. All leaves are at the same depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final, Protocol
+
+import blake3
+
+from store import codec, limits
+from store.cid import Cid
+from store.errors import Corrupt, WrongKind
+
+Key = Any  # bytes (a name or path) or int (the offset where an item ends)
+Item = list[Any]
+Totals = tuple[int, ...]
+
+LEVEL_MAX: Final = 24
+
+
+class Flavor(Protocol):
+    """What differs between the trees. Keys inside a node count from the node's `origin`."""
+
+    name: str
+    start: Key
+
+    def keys(self, items: list[Item]) -> list[Key]: ...
+    def relative(self, key: Key, origin: Key) -> Key: ...
+    def absolute(self, key: Key, origin: Key) -> Key: ...
+    def origin(self, origin: Key, keys: list[Key], index: int) -> Key: ...
+    def after(self, key: Key) -> Key: ...
+    def label(self, item: Item) -> bytes:
+        """32 bytes, of which one decides whether a node may end behind this item."""
+        ...
+
+    def totals(self, level: int, items: list[Item]) -> Totals: ...
+    def summary(self, level: int, items: list[Item], cid: Cid) -> Item: ...
+    def check(self, level: int, items: list[Item]) -> str | None:
+        """Return what is wrong with items that came from outside; None if they are good."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    flavor: Flavor
+    level: int
+    items: list[Item]
+    keys: list[Key]
+
+    @classmethod
+    def decode(cls, cid: Cid, data: bytes) -> Node:
+        """Raises Corrupt, or WrongKind if `cid` is a good block but no node of a tree."""
+        if not cid.is_node:
+            raise WrongKind(f"{cid} holds plain bytes, not a node")
+        doc = codec.decode(cid, data)
+        if not (isinstance(doc, list) and len(doc) == 3 and doc[0] in FLAVORS):
+            raise WrongKind(f"{cid} is not a node of a file, a directory or a set of hard links")
+        flavor, level, items = FLAVORS[doc[0]], doc[1], doc[2]
+        if not (type(level) is int and 0 <= level <= LEVEL_MAX and isinstance(items, list) and items):
+            raise Corrupt(cid, "a node needs a level and items")
+        if problem := flavor.check(level, items):
+            raise Corrupt(cid, problem)
+        return cls(flavor, level, items, flavor.keys(items))
+
+    def totals(self) -> Totals:
+        return self.flavor.totals(self.level, self.items)
+
+
+def encode(flavor: Flavor, level: int, encoded_items: list[bytes]) -> bytes:
+    head = b"\x83" + codec.encode(flavor.name) + codec.encode(level)
+    return b"".join((head, codec.array_header(len(encoded_items)), *encoded_items))
+
+
+class _Named:
+    """Items in the order of their first field, which is bytes."""
+
+    start = b""
+    totals_count = 0
+    key_bytes_max = limits.name_bytes_max
+
+    def keys(self, items: list[Item]) -> list[Key]:
+        return [item[0] for item in items]
+
+    def relative(self, key: Key, origin: Key) -> Key:
+        return key
+
+    def absolute(self, key: Key, origin: Key) -> Key:
+        return key
+
+    def origin(self, origin: Key, keys: list[Key], index: int) -> Key:
+        return origin
+
+    def after(self, key: Key) -> Key:
+        return key + b"\0"
+
+    def label(self, item: Item) -> bytes:
+        return blake3.blake3(item[0]).digest()
+
+    def totals(self, level: int, items: list[Item]) -> Totals:
+        return ()
+
+    def summary(self, level: int, items: list[Item], cid: Cid) -> Item:
+        return [items[-1][0], cid, *self.totals(level, items)]
+
+    def check(self, level: int, items: list[Item]) -> str | None:
+        last = None
+        for item in items:
+            if not (isinstance(item, list) and len(item) >= 2 and type(item[0]) is bytes):
+                return "an item needs a key and a value"
+            if last is not None and item[0] <= last:
+                return "keys are not in order"
+            last = item[0]
+            if len(last) > self.key_bytes_max:
+                return "a key is too long"
+            problem = self.check_leaf(item) if level == 0 else self.check_inner(item)
+            if problem:
+                return problem
+        return None
+
+    def check_inner(self, item: Item) -> str | None:
+        numbers = item[2:]
+        if not _is_node(item[1]) or len(numbers) != self.totals_count or not all(map(_is_amount, numbers)):
+            return "an inner item needs a link to a node and its totals"
+        return None
+
+    def check_leaf(self, item: Item) -> str | None:
+        raise NotImplementedError
+
+
+class Directory(_Named):
+    """`[name, entry]`; totals are (entries, bytes, subdirectories), the first two counted through all depths."""
+
+    name = "dir"
+    totals_count = 3
+
+    def totals(self, level: int, items: list[Item]) -> Totals:
+        if level:
+            return sum(i[2] for i in items), sum(i[3] for i in items), sum(i[4] for i in items)
+        entries = size = directories = 0
+        for _, entry in items:
+            if entry.get("kind") == "dir":
+                below = entry.get("total", (0, 0, 0))
+                entries += 1 + below[0]
+                size += below[1]
+                directories += 1
+            else:
+                entries += 1
+                size += entry.get("size", 0)
+        return entries, size, directories
+
+    def check_leaf(self, item: Item) -> str | None:
+        if not good_name(item[0]):
+            return f"bad file name {item[0]!r}"
+        if len(item) != 2 or not isinstance(item[1], dict):
+            return "an entry is not a map"
+        entry = item[1]
+        if not _is_amount(entry.get("size", 0)):
+            return "a size is not a number"
+        if entry.get("kind") == "dir":
+            total = entry.get("total", [0, 0, 0])
+            if not (isinstance(total, list) and len(total) == 3 and all(map(_is_amount, total))):
+                return "a directory's totals are not three numbers"
+        return None
+
+
+class Links(_Named):
+    """`[path, next path of the same file]`: the paths of a hard-linked file form a ring in byte order."""
+
+    name = "links"
+    key_bytes_max = limits.link_path_bytes_max
+
+    def check_leaf(self, item: Item) -> str | None:
+        for path in item:
+            if type(path) is not bytes or not path or not all(map(good_name, path.split(b"/"))):
+                return f"bad path {path!r}"
+        return None if len(item) == 2 else "a link needs two paths"
+
+
+class FileContent:
+    """`[length, CID of a chunk]`, or `[length, null]` for a hole; totals are (length, bytes in holes)."""
+
+    name = "file"
+    start = 0
+
+    def keys(self, items: list[Item]) -> list[Key]:
+        return list(accumulate(item[0] for item in items))
+
+    def relative(self, key: Key, origin: Key) -> Key:
+        return key - origin
+
+    def absolute(self, key: Key, origin: Key) -> Key:
+        return origin + key
+
+    def origin(self, origin: Key, keys: list[Key], index: int) -> Key:
+        return origin + keys[index - 1] if index else origin
+
+    def after(self, key: Key) -> Key:
+        return key + 1
+
+    def label(self, item: Item) -> bytes:
+        return _HOLE_LABEL if item[1] is None else item[1][4:]
+
+    def totals(self, level: int, items: list[Item]) -> Totals:
+        length = sum(item[0] for item in items)
+        if level:
+            return length, sum(item[2] for item in items)
+        return length, sum(item[0] for item in items if item[1] is None)
+
+    def summary(self, level: int, items: list[Item], cid: Cid) -> Item:
+        length, holes = self.totals(level, items)
+        return [length, cid, holes]
+
+    def check(self, level: int, items: list[Item]) -> str | None:
+        for item in items:
+            if not (isinstance(item, list) and len(item) == (3 if level else 2) and _is_amount(item[0]) and item[0]):
+                return "an item needs a length and a link"
+            if level:
+                if not (_is_node(item[1]) and _is_amount(item[2]) and item[2] <= item[0]):
+                    return "an inner item needs a link to a node and the bytes in holes"
+            elif item[1] is not None and not (type(item[1]) is Cid and not item[1].is_node):
+                return "a chunk is not a link to bytes"
+        return None
+
+
+DIRECTORY: Final = Directory()
+LINKS: Final = Links()
+FILE: Final = FileContent()
+FLAVORS: Final[dict[Any, Flavor]] = {"dir": DIRECTORY, "links": LINKS, "file": FILE}
+_HOLE_LABEL: Final = b"\xff" * 32
+
+
+def good_name(name: bytes) -> bool:
+    """True for what one directory entry may be called."""
+    return 0 < len(name) <= limits.name_bytes_max and name not in (b".", b"..") and not (b"/" in name or b"\0" in name)
+
+
+def _is_amount(value: object) -> bool:
+    return type(value) is int and 0 <= value <= limits.file_bytes_max
+
+
+def _is_node(value: object) -> bool:
+    return type(value) is Cid and value.is_node

@@ -1,0 +1,308 @@
+"""A repository: a store directory on disk, with its names, pins and leases."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from store import cid as cids
+from store import codec, names, staging, version
+from store.batch import Batch
+from store.blocks import Change, RootChange, Store
+from store.cache import Cache
+from store.cid import ALGORITHMS, Algorithm, Cid
+from store.directory import printable
+from store.errors import BadCid, FutureStore, Held, NameTaken, NotAStore, NotFound, RootMoved, StoreError
+from store.ledger import RECORD_CID
+from store.lmdb_store import LmdbStore
+from store.names import Name
+from store.owner import Owner
+from store.staging import Stage
+from store.version import Version
+
+FORMAT: Final = 1
+_CONFIG: Final = "monofs-store.json"
+_NAME, _PIN, _LEASE = b"name/", b"pin/", b"lease/"
+
+
+class Target(NamedTuple):
+    """What a person meant by CID|NAME[/path]: a tree, by which name if any, and a path inside it."""
+
+    tree: Cid
+    name: str | None
+    path: bytes
+
+
+class Lease(NamedTuple):
+    """Who has mounted a name, or a tree for reading only (then `key` is no name's)."""
+
+    key: bytes
+    name: str | None
+    owner: Owner
+    mountpoint: str
+    socket: str
+    read_only: bool
+    tree: Cid
+
+
+class Repository:
+    def __init__(self, path: Path, store: Store) -> None:
+        self.path = path
+        self.store = store
+        self.cache = Cache(store)
+
+    # Opening
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = True) -> Repository:
+        """Open the store in `path`, made with the defaults if there is none. What dead processes held is let go.
+
+        Raises NotAStore, FutureStore, NotFound (nothing there and not `create`), NoSpace.
+        """
+        config = path / _CONFIG
+        if not config.exists():
+            if not create:
+                raise NotFound(f"no store at {path}; 'monofs import' or 'monofs init' makes one")
+            return cls.init(path)
+        repository = cls(path, LmdbStore(path / "lmdb", _algorithm(config)))
+        staging.sweep(repository.store, staging.PREFIX)
+        staging.sweep(repository.store, _LEASE)
+        return repository
+
+    @classmethod
+    def init(cls, path: Path, algorithm: Algorithm = cids.BLAKE3) -> Repository:
+        """Make a store. Raises NameTaken if there is one, NotAStore if `path` holds something else."""
+        if (path / _CONFIG).exists():
+            raise NameTaken(f"{path} is a store already")
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            strangers = set(os.listdir(path)) - {"lmdb", "run"}
+            if strangers:
+                raise NotAStore(f"{path} is not empty and no monofs store; name another directory with --store")
+            (path / "lmdb").mkdir(exist_ok=True, mode=0o700)
+            store = LmdbStore(path / "lmdb", algorithm)
+            _write_config(path / _CONFIG, {"format": FORMAT, "hash": algorithm.name, "backend": "lmdb"})
+        except OSError as error:
+            raise StoreError(f"cannot make a store at {path}: {error.strerror}") from None
+        return cls(path, store)
+
+    @property
+    def run_directory(self) -> Path:
+        """Where sockets and logs of running mounts lie."""
+        run = self.path / "run"
+        run.mkdir(exist_ok=True, mode=0o700)
+        return run
+
+    def close(self) -> None:
+        self.store.close()
+
+    # Reading
+
+    def resolve(self, text: str) -> Target:
+        """Return what CID|NAME[/path] means. Of names that could be meant the longest is. Raises NotFound, BadCid."""
+        first, _, rest = text.partition("/")
+        if cids.looks_like(first):
+            cid = cids.parse(first)
+            return Target(version.tree_cid(self.cache, cid), None, os.fsencode(rest))
+        parts = text.split("/")
+        for count in range(len(parts), 0, -1):
+            name = "/".join(parts[:count])
+            found = self.name(name)
+            if found is not None:
+                return Target(self.head(found), name, os.fsencode("/".join(parts[count:])))
+        raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
+
+    def name(self, name: str) -> Name | None:
+        record = self.store.root(_NAME + os.fsencode(name)) if name else None
+        return None if record is None else names.decode(record)
+
+    def names(self) -> Iterator[tuple[str, Name]]:
+        for key, record in self.store.roots(_NAME):
+            yield key[len(_NAME) :].decode(), names.decode(record)
+
+    def pins(self) -> list[Cid]:
+        return [cids.parse(key[len(_PIN) :].decode()) for key, _ in self.store.roots(_PIN)]
+
+    def head(self, name: Name) -> Cid:
+        """Return the newest tree of a name."""
+        return name.head or self.version(name).tree
+
+    def version(self, name: Name) -> Version:
+        found = version.load(self.cache, name.version)
+        assert isinstance(found, Version), "a name points at a version"
+        return found
+
+    # Publishing: one transaction stores what is left of a batch and makes a root hold it
+
+    def batch(self, purpose: str) -> tuple[Batch, Stage]:
+        stage = Stage(self.store, purpose)
+        return Batch(self.cache, stage), stage
+
+    def pin(self, tree: Cid, batch: Batch, stage: Stage) -> None:
+        """Keep `tree` until it is forgotten."""
+        key = _PIN + str(tree).encode()
+        record = codec.encode({"tree": tree})
+        old = self.store.root(key)
+        self._publish(batch, stage, RootChange(key, old, record))
+
+    def publish(
+        self, name: str, tree: Cid, batch: Batch, stage: Stage, *, message: str = "", old: Name | None = None
+    ) -> Cid:
+        """Make `name` point at a new Version of `tree`, after that of `old` (None: a new name). Returns the Version.
+
+        Raises NameTaken, RootMoved if the name is not `old` any more.
+        """
+        if old is None:
+            self.check_free(name)
+        previous = frozenset(() if old is None else (old.version,))
+        cid = version.put_version(batch, Version(tree, previous, version.now(), _author(), message))
+        self.set_name(name, old, Name(cid), batch, stage)
+        return cid
+
+    def set_name(self, name: str, old: Name | None, new: Name | None, batch: Batch, stage: Stage) -> None:
+        key = _NAME + names.check(name).encode()
+        try:
+            self._publish(batch, stage, RootChange(key, _record(old), _record(new)))
+        except RootMoved:
+            if old is None:
+                raise NameTaken(f"the name '{name}' is taken") from None
+            raise
+
+    def check_free(self, name: str) -> None:
+        """Raise NameTaken if `name`, a part of it or a longer name with it exists, BadName if it is no good name."""
+        names.check(name)
+        if self.name(name) is not None:
+            raise NameTaken(f"the name '{name}' is taken; 'monofs forget {name}' frees it, 'monofs names' lists all")
+        parts = name.split("/")
+        for count in range(1, len(parts)):
+            shorter = "/".join(parts[:count])
+            if self.name(shorter) is not None:
+                raise NameTaken(f"'{name}' would hide a path in the tree named '{shorter}'; choose another name")
+        if self.store.roots(_NAME + name.encode() + b"/"):
+            raise NameTaken(f"'{name}/' is the beginning of other names; choose another name")
+
+    def forget_name(self, name: str) -> None:
+        """Remove a name. Raises NotFound, Held if it is mounted."""
+        old = self.name(name)
+        if old is None:
+            raise NotFound(f"no name '{name}'; 'monofs names' lists them")
+        self.check_unheld(name)
+        batch, stage = self.batch("forget")
+        self.set_name(name, old, None, batch, stage)
+
+    def forget_pin(self, cid: Cid) -> None:
+        """Remove the pin of a CID. Raises NotFound."""
+        key = _PIN + str(cid).encode()
+        record = self.store.root(key)
+        if record is None:
+            raise NotFound(f"{cid} is not pinned; 'monofs names' lists names and pins")
+        self.store.apply(Change(roots=(RootChange(key, record, None),)))
+
+    def _publish(self, batch: Batch, stage: Stage, change: RootChange) -> None:
+        dropped = stage.drop()
+        stage.new_blocks += self.store.apply(Change(batch.blocks, (change, *dropped)))
+        stage.dropped(dropped)
+        batch.clear()
+
+    # Leases
+
+    def leases(self) -> list[Lease]:
+        """Return the leases of living processes."""
+        found = [_lease(key, record) for key, record in self.store.roots(_LEASE)]
+        return [lease for lease in found if lease.owner.is_alive()]
+
+    def lease(self, name: str | None, tree: Cid, mountpoint: str, socket: str) -> Lease:
+        """Become the one writer of `name`, or a reader of `tree` (name None). A dead holder's lease is taken over.
+
+        Raises Held with who holds it.
+        """
+        owner = Owner.current()
+        key = _LEASE + (f"w/{name}" if name else f"r/{owner.boot}-{owner.pid}-{owner.start}").encode()
+        lease = Lease(key, name, owner, mountpoint, socket, name is None, tree)
+        old = self.store.root(key)
+        if old is not None and (holder := _lease(key, old)).owner.is_alive():
+            raise Held(_held(holder))
+        try:
+            self.store.apply(Change(roots=(RootChange(key, old, _lease_record(lease)),)))
+        except RootMoved:
+            raise Held(f"'{name}' has just been mounted by another process") from None
+        return lease
+
+    def check_unheld(self, name: str) -> None:
+        record = self.store.root(_LEASE + f"w/{name}".encode())
+        if record is not None and (holder := _lease(b"", record)).owner.is_alive():
+            raise Held(_held(holder))
+
+    def release(self, lease: Lease) -> None:
+        self.store.apply(Change(roots=(RootChange(lease.key, _lease_record(lease), None),)))
+
+
+def _held(lease: Lease) -> str:
+    return (
+        f"'{lease.name}' is mounted on {lease.mountpoint} by process {lease.owner.pid}; "
+        f"'monofs umount {lease.mountpoint}' lets go of it"
+    )
+
+
+def _record(name: Name | None) -> bytes | None:
+    return None if name is None else names.encode(name)
+
+
+def _lease_record(lease: Lease) -> bytes:
+    return codec.encode(
+        {
+            "owner": lease.owner.doc(),
+            "name": lease.name,
+            "mountpoint": os.fsencode(lease.mountpoint),
+            "socket": os.fsencode(lease.socket),
+            "tree": lease.tree,
+        }
+    )
+
+
+def _lease(key: bytes, record: bytes) -> Lease:
+    doc = codec.decode(RECORD_CID, record)
+    mountpoint, socket = os.fsdecode(doc["mountpoint"]), os.fsdecode(doc["socket"])
+    return Lease(key, doc["name"], Owner.of(doc["owner"]), mountpoint, socket, doc["name"] is None, doc["tree"])
+
+
+def _algorithm(config: Path) -> Algorithm:
+    try:
+        doc = json.loads(config.read_text())
+        found, name, backend = doc["format"], doc["hash"], doc["backend"]
+    except OSError as error:
+        raise StoreError(f"cannot read {config}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise NotAStore(f"{config} is damaged: it must name format, hash and backend") from None
+    if type(found) is not int or found > FORMAT or name not in ALGORITHMS or backend != "lmdb":
+        raise FutureStore(
+            f"the store at {config.parent} has format {found!r}, hash {name!r} and backend {backend!r}; "
+            f"this monofs knows format {FORMAT}: use a newer monofs"
+        )
+    return ALGORITHMS[name]
+
+
+def _write_config(path: Path, doc: dict[str, object]) -> None:
+    """Written last and at once: a directory with this file in it is a whole store."""
+    partial = path.with_suffix(".new")
+    with partial.open("w") as out:
+        json.dump(doc, out)
+        out.write("\n")
+        out.flush()
+        os.fsync(out.fileno())
+    partial.rename(path)
+
+
+def _author() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+__all__ = ["BadCid", "Lease", "Repository", "Target"]

@@ -1,0 +1,139 @@
+"""A Tree is what a CID that people pass around stands for; a Version is a Tree with its history."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+from store import codec, directory, links
+from store import entry as entries
+from store.batch import Batch, Nodes
+from store.cid import Cid
+from store.entry import Entry
+from store.errors import Corrupt, WrongKind
+
+FORMAT = 1
+
+
+class Tree(NamedTuple):
+    """The root directory, and the tree of hard links (None: there are none)."""
+
+    root: Entry
+    links: Cid | None = None
+
+
+class Version(NamedTuple):
+    """`time` is in ns since 1970."""
+
+    tree: Cid
+    previous: frozenset[Cid]
+    time: int
+    author: str = ""
+    message: str = ""
+
+
+def put_tree(batch: Batch, tree: Tree) -> Cid:
+    doc = {"type": "tree", "format": FORMAT, "root": entries.encode(tree.root)}
+    if tree.links is not None:
+        doc["links"] = tree.links
+    return batch.put_doc(doc)
+
+
+def put_version(batch: Batch, version: Version) -> Cid:
+    doc = {
+        "type": "version",
+        "format": FORMAT,
+        "tree": version.tree,
+        "previous": sorted(version.previous),
+        "time": version.time,
+    }
+    if version.author:
+        doc["author"] = version.author
+    if version.message:
+        doc["message"] = version.message
+    return batch.put_doc(doc)
+
+
+def load(source: Nodes, cid: Cid) -> Tree | Version:
+    """Return the Tree or the Version `cid`. Raises NotFound, Corrupt, or WrongKind for any other block."""
+    if not cid.is_node:
+        raise WrongKind(f"{cid} is the content of a file, not a tree")
+    doc = codec.decode(cid, source.get(cid))
+    kind = doc.get("type") if isinstance(doc, dict) else None
+    if kind not in ("tree", "version"):
+        raise WrongKind(f"{cid} is {_what(doc)}, not a tree")
+    if doc.get("format") != FORMAT:
+        raise WrongKind(f"{cid} has format {doc.get('format')!r}; this monofs knows format {FORMAT}")
+    try:
+        return _tree(cid, doc) if kind == "tree" else _version(doc)
+    except (KeyError, TypeError, ValueError):
+        raise Corrupt(cid, f"a {kind} breaks the format") from None
+
+
+def load_tree(source: Nodes, cid: Cid) -> Tree:
+    """Return the Tree `cid`, or that of the Version `cid`."""
+    found = load(source, cid)
+    if isinstance(found, Version):
+        found = load(source, found.tree)
+    if not isinstance(found, Tree):
+        raise Corrupt(cid, "a version of a version")
+    return found
+
+
+def tree_cid(source: Nodes, cid: Cid) -> Cid:
+    """Return the CID of the tree that `cid` stands for: itself, or the tree of the version."""
+    found = load(source, cid)
+    return found.tree if isinstance(found, Version) else cid
+
+
+def subtree(batch: Batch, tree: Tree, path: bytes) -> Tree:
+    """Return the directory at `path` as a tree of its own. Raises NotFound, WrongKind if it is no directory.
+
+    O(1), but for hard links that lead out of it: these lose the paths outside.
+    """
+    parts = directory.names(path)
+    if not parts:
+        return tree
+    root = directory.resolve(batch, tree.root, path)
+    if not root.is_dir:
+        raise WrongKind(f"'{directory.printable(path)}' is a {root.kind}; only a directory can be mounted")
+    prefix = b"/".join(parts)
+    kept: list[links.Group] = []
+    torn: dict[bytes, Entry] = {}
+    for group in links.groups_below(batch, tree.links, prefix):
+        inside = tuple(p[len(prefix) + 1 :] for p in group if p.startswith(prefix + b"/"))
+        kept.append(inside)
+        if len(inside) < len(group):
+            torn.update((p, directory.resolve(batch, root, p)._replace(nlink=len(inside))) for p in inside)
+    return Tree(directory.with_paths(batch, root, torn), links.changed(batch, None, (), kept))
+
+
+def now() -> int:
+    """Return the time for a new version in ns: SOURCE_DATE_EPOCH if it is set, so that builds can be repeated."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(epoch) * 10**9 if epoch.isdigit() else time.time_ns()
+
+
+def _tree(cid: Cid, doc: codec.Doc) -> Tree:
+    root = entries.decode(doc["root"], cid)
+    found = doc.get("links")
+    if not root.is_dir or not (found is None or isinstance(found, Cid)):
+        raise ValueError
+    return Tree(root, found)
+
+
+def _version(doc: codec.Doc) -> Version:
+    version = Version(
+        doc["tree"], frozenset(doc["previous"]), doc["time"], doc.get("author", ""), doc.get("message", "")
+    )
+    good = isinstance(version.tree, Cid) and all(isinstance(p, Cid) for p in version.previous)
+    if not good or type(version.time) is not int or not isinstance(version.author, str):
+        raise ValueError
+    return version
+
+
+def _what(doc: codec.Doc) -> str:
+    if isinstance(doc, list) and len(doc) == 3 and isinstance(doc[0], str):
+        return f"a node inside a {doc[0]} tree"
+    return "some other node"
