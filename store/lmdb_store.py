@@ -80,7 +80,8 @@ class LmdbStore:
         return None if value is None else int(_COUNT.unpack(value)[0])
 
     def root(self, key: bytes) -> bytes | None:
-        return self._read(lambda txn: txn.get(key, db=self._dbs[b"roots"]))
+        record: bytes | None = self._read(lambda txn: txn.get(key, db=self._dbs[b"roots"]))
+        return record
 
     def roots(self, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
         def scan(txn: Transaction) -> list[tuple[bytes, bytes]]:
@@ -219,7 +220,8 @@ class _Tables:
         return int(self._txn.stat(self._queue)["entries"])
 
     def root(self, key: bytes) -> bytes | None:
-        return self._txn.get(key, db=self._roots)
+        record: bytes | None = self._txn.get(key, db=self._roots)
+        return record
 
     def set_root(self, key: bytes, record: bytes | None) -> None:
         if record is None:

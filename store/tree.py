@@ -162,9 +162,8 @@ class _Builder:
         self._bytes += len(encoded)
         count = len(self._items)
         # Two items at least, or a level could be as long as the one below it.
-        if count >= 2 and self._bytes >= limits.node_bytes_soft:
-            self.close()
-        elif count >= limits.node_items_min and self._ends_here(item):
+        full = count >= 2 and self._bytes >= limits.node_bytes_soft
+        if full or (count >= limits.node_items_min and self._ends_here(item)):
             self.close()
 
     def _ends_here(self, item: Item) -> bool:
