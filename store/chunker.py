@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -74,18 +75,19 @@ class Cutter:
         self._chunker = chunker
         self._data = bytearray()  # not cut yet; does not end in a zero byte
         self._zeros = 0  # zero bytes after `_data`
+        self._hole = _zeros(limits.hole_bytes_min)
 
     def feed(self, data: bytes) -> Iterator[Piece]:
         """Add bytes; yields the pieces that are certain now."""
         position, size = 0, len(data)
         while position < size:
-            start = _skip_zeros(data, position)
+            start = _skip_zeros(data, position, self._hole)
             self._zeros += start - position
             if start == size:
                 return
             if self._zeros:
                 yield from self._end_zeros()
-            end = data.find(_ZEROS, start)
+            end = data.find(self._hole, start)
             end = size if end < 0 else end
             body = data[start:end] if (start, end) != (0, size) else data
             stripped = body.rstrip(b"\0") if body[-1] == 0 else body
@@ -123,15 +125,15 @@ class Cutter:
         del self._data[:done]
 
 
-_ZEROS: Final = bytes(limits.hole_bytes_min)
+_zeros: Final = functools.lru_cache(maxsize=2)(bytes)  # the same zeros for every file
 
 
-def _skip_zeros(data: bytes, position: int) -> int:
+def _skip_zeros(data: bytes, position: int, zeros: bytes) -> int:
     """Return the offset of the first byte from `position` that is not zero."""
     if data[position]:
         return position
-    step, size = len(_ZEROS), len(data)
-    while data.startswith(_ZEROS, position):
+    step, size = len(zeros), len(data)
+    while data.startswith(zeros, position):
         position += step
     tail = data[position : position + step]
     return min(position + len(tail) - len(tail.lstrip(b"\0")), size)
