@@ -53,6 +53,12 @@ class Batch:
     def put_doc(self, doc: codec.Doc) -> Cid:
         return self.put_node(codec.encode(doc))
 
+    def flush(self) -> None:
+        """Store what there is so far, held by the stage."""
+        if self._stage is not None and self.blocks:
+            self._stage.put(self.blocks)
+            self.clear()
+
     def clear(self) -> None:
         """Forget the blocks: they are stored."""
         self.blocks = {}
@@ -65,6 +71,5 @@ class Batch:
             self.blocks[cid] = data
             self._bytes += len(data)
             if self._stage is not None and self._bytes >= limits.batch_bytes_max:
-                self._stage.put(self.blocks)
-                self.clear()
+                self.flush()
         return cid

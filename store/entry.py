@@ -62,6 +62,11 @@ class Entry(NamedTuple):
         return self.data if isinstance(self.data, Cid) else None
 
 
+def type_bits(kind: str) -> int:
+    """Return the S_IFMT bits for a kind."""
+    return _TYPE_BITS[kind]
+
+
 def kind_of(st_mode: int) -> str:
     """Return the kind for a stat mode."""
     return _KINDS[stat.S_IFMT(st_mode)]

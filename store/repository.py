@@ -138,8 +138,12 @@ class Repository:
     # Publishing: one transaction stores what is left of a batch and makes a root hold it
 
     def batch(self, purpose: str) -> tuple[Batch, Stage]:
+        """Return an empty batch, and the stage that keeps what it stores early until it is published."""
         stage = Stage(self.store, purpose)
-        return Batch(self.cache, stage), stage
+        return self.batch_on(stage), stage
+
+    def batch_on(self, stage: Stage) -> Batch:
+        return Batch(self.cache, stage)
 
     def pin(self, tree: Cid, batch: Batch, stage: Stage) -> None:
         """Keep `tree` until it is forgotten."""
@@ -149,7 +153,15 @@ class Repository:
         self._publish(batch, stage, RootChange(key, old, record))
 
     def publish(
-        self, name: str, tree: Cid, batch: Batch, stage: Stage, *, message: str = "", old: Name | None = None
+        self,
+        name: str,
+        tree: Cid,
+        batch: Batch,
+        stage: Stage,
+        *,
+        message: str = "",
+        old: Name | None = None,
+        made_up: bool = False,
     ) -> Cid:
         """Make `name` point at a new Version of `tree`, after that of `old` (None: a new name). Returns the Version.
 
@@ -159,7 +171,7 @@ class Repository:
             self.check_free(name)
         previous = frozenset(() if old is None else (old.version,))
         cid = version.put_version(batch, Version(tree, previous, version.now(), _author(), message))
-        self.set_name(name, old, Name(cid), batch, stage)
+        self.set_name(name, old, Name(cid, None, made_up), batch, stage)
         return cid
 
     def set_name(self, name: str, old: Name | None, new: Name | None, batch: Batch, stage: Stage) -> None:

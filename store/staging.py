@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from store import codec
 from store.blocks import Change, RootChange, Store
@@ -21,16 +21,14 @@ class Stage:
         self._owner = Owner.current()
         self._prefix = PREFIX + f"{self._owner.boot}-{self._owner.pid}-{self._owner.start}/{purpose}/".encode()
         self._records: dict[bytes, bytes] = {}
+        self._kept: dict[bytes, frozenset[Cid]] = {}
         self._next = 0
         self.new_blocks = 0
 
     def put(self, blocks: Mapping[Cid, bytes]) -> None:
         """Store blocks and hold them. Raises NoSpace."""
-        self.new_blocks += self._hold(list(blocks), blocks)
-
-    def hold(self, cids: Iterable[Cid]) -> None:
-        """Hold blocks that the store has already. Raises MissingLink if it has not."""
-        self._hold(list(cids), {})
+        if blocks:
+            self._hold(list(blocks), blocks)
 
     def drop(self) -> tuple[RootChange, ...]:
         """Return the changes that let go of everything held so far; call `dropped` once they are applied."""
@@ -40,6 +38,18 @@ class Stage:
         for change in changes:
             del self._records[change.key]
 
+    def keep(self, wanted: frozenset[Cid]) -> None:
+        """Hold `wanted` and let go of everything else that `keep` held. Raises MissingLink."""
+        held = frozenset().union(*self._kept.values())
+        if new := wanted - held:
+            self._kept[self._hold(sorted(new), {})] = new
+        for key, cids in list(self._kept.items()):
+            if not cids & wanted:
+                change = RootChange(key, self._records[key], None)
+                self._store.apply(Change(roots=(change,)))
+                self.dropped((change,))
+                del self._kept[key]
+
     def release(self) -> None:
         """Let go of everything at once, with nothing to take its place."""
         changes = self.drop()
@@ -47,15 +57,13 @@ class Stage:
             self._store.apply(Change(roots=changes))
             self.dropped(changes)
 
-    def _hold(self, cids: list[Cid], blocks: Mapping[Cid, bytes]) -> int:
-        if not cids:
-            return 0
+    def _hold(self, cids: list[Cid], blocks: Mapping[Cid, bytes]) -> bytes:
         key = self._prefix + b"%08d" % self._next
         record = codec.encode({"owner": self._owner.doc(), "blocks": cids})
-        new = self._store.apply(Change(blocks, (RootChange(key, None, record),)))
+        self.new_blocks += self._store.apply(Change(blocks, (RootChange(key, None, record),)))
         self._next += 1
         self._records[key] = record
-        return new
+        return key
 
 
 def sweep(store: Store, prefix: bytes = PREFIX) -> int:

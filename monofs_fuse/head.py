@@ -1,0 +1,89 @@
+"""The head: what the mounted name points at in the store, and how it moves on."""
+
+from __future__ import annotations
+
+from monofs_fuse import commit, limits
+from monofs_fuse.commit import Frozen, Written
+from store import version
+from store.batch import Batch
+from store.blocks import Freed
+from store.chunker import Chunker, FastCdc
+from store.cid import Cid
+from store.errors import StoreError
+from store.names import Name
+from store.repository import Repository
+from store.staging import Stage
+from store.version import Tree
+
+
+class Head:
+    """Only the holder of the name's lease may have one. Its methods are called by one thread at a time."""
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        record = repository.name(name)
+        if record is None:
+            raise StoreError(f"no name '{name}'")
+        self.name = name
+        self.tree: Cid = repository.head(record)
+        self._repository = repository
+        self._record: Name = record
+        self._versioned: Cid = repository.version(record).tree
+        self._stage = Stage(repository.store, "commit")
+        self._open_files = Stage(repository.store, "open")
+        self._chunker: Chunker | None = None
+
+    def load(self) -> Tree:
+        return version.load_tree(self._repository.cache, self.tree)
+
+    def save(self, frozen: Frozen) -> Written:
+        """Store a frozen worktree and move the head to it, in one transaction that is on disk on return.
+
+        Raises NoSpace and other StoreErrors; then the head is where it was.
+        """
+        self._chunker = self._chunker or FastCdc()
+        batch = self._repository.batch_on(self._stage)
+        written = commit.write(frozen, batch, self._chunker)
+        self._hold_orphans(frozen, written, batch)
+        if written.root == self.tree:
+            self._stage.release()
+            return written
+        moved = Name(
+            self._record.version, None if written.root == self._versioned else written.root, self._record.made_up
+        )
+        self._repository.set_name(self.name, self._record, moved, batch, self._stage)
+        self._record, self.tree = moved, written.root
+        return written
+
+    def checkpoint(self, message: str = "") -> Cid:
+        """Make the last commit a Version, if it is none yet or there is a message. Returns the tree."""
+        if self.tree != self._versioned or message:
+            batch = self._repository.batch_on(self._stage)
+            self._repository.publish(self.name, self.tree, batch, self._stage, message=message, old=self._record)
+            record = self._repository.name(self.name)
+            assert record is not None
+            self._record, self._versioned = record, self.tree
+        return self.tree
+
+    def drop_if_needless(self) -> None:
+        """Remove a made-up name whose tree never changed and is held by something else too."""
+        record = self._record
+        if not record.made_up or record.head is not None or self._repository.version(record).previous:
+            return
+        if (self._repository.store.count(self.tree) or 0) > 1:
+            batch = self._repository.batch_on(self._stage)
+            self._repository.set_name(self.name, record, None, batch, self._stage)
+
+    def collect(self) -> Freed:
+        """Delete some of what nothing refers to any more."""
+        return self._repository.store.gc(limits.gc_blocks_per_commit)
+
+    def _hold_orphans(self, frozen: Frozen, written: Written, batch: Batch) -> None:
+        """Content of open files without a name is in no tree: hold it as long as they are open."""
+        wanted = frozenset(
+            file.content
+            for inode in frozen.orphans
+            if (file := written.files.get(inode) or inode.file) and isinstance(file.content, Cid)
+        )
+        if any(inode in frozen.files for inode in frozen.orphans):
+            batch.flush()
+        self._open_files.keep(wanted)

@@ -1,0 +1,235 @@
+"""Inodes: the files and directories of a mount that the kernel knows or that have edits to be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import blake3
+
+from store.cid import Cid
+from store.draft import Draft
+from store.entry import Entry, Xattrs
+from store.file import File
+from store.links import Group
+
+ROOT: Final = 1
+_OVERRIDES_MAX: Final = 200_000
+
+
+class Inode:
+    """One file of any kind. `names` are the directory entries it has now, as (directory, name)."""
+
+    __slots__ = (
+        "atime",
+        "ctime",
+        "draft",
+        "file",
+        "gid",
+        "held",
+        "ino",
+        "kind",
+        "linked",
+        "lookups",
+        "mode",
+        "mtime",
+        "names",
+        "opens",
+        "rdev",
+        "regrouped",
+        "target",
+        "uid",
+        "xattrs",
+    )
+
+    def __init__(self, ino: int, entry: Entry) -> None:
+        self.ino = ino
+        self.kind = entry.kind
+        self.mode = entry.mode
+        self.uid = entry.uid
+        self.gid = entry.gid
+        self.atime = self.mtime = self.ctime = entry.mtime
+        self.rdev = entry.rdev
+        self.xattrs: Xattrs | Cid = entry.xattrs
+        self.target: bytes = bytes(entry.data or b"") if entry.kind == "symlink" else b""
+        self.file: File | None = File(entry.size, entry.holes, entry.data) if entry.kind == "file" else None
+        self.draft: Draft | None = None
+        self.names: list[tuple[Directory, bytes]] = []
+        self.linked: Group = ()  # its paths in the committed tree of hard links
+        self.regrouped = False  # its paths are to be written into that tree
+        self.lookups = 0  # references the kernel holds
+        self.opens = 0
+        self.held: bytes | None = None  # what keeps the content of an open file without names
+
+    @property
+    def is_dir(self) -> bool:
+        return False
+
+    @property
+    def nlink(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> int:
+        """Bytes, as stat shows them."""
+        if self.draft is not None:
+            return self.draft.size
+        return len(self.target) if self.file is None else self.file.size
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that are not in holes; for a file with edits, at most that."""
+        if self.file is None:
+            return 0
+        stored = self.file.size - self.file.holes
+        return stored if self.draft is None else min(self.draft.size, stored + self.draft.bytes)
+
+    def entry(self) -> Entry:
+        """Return what a directory says about this file, without the edits to its content."""
+        size, holes, data = self.file or (len(self.target), 0, self.target or None)
+        return Entry(
+            self.kind, self.mode, self.uid, self.gid, self.mtime, size, holes, max(1, self.nlink), data,
+            self.rdev, self.xattrs,
+        )  # fmt: skip
+
+
+class Directory(Inode):
+    """`base` is the tree last committed. Names in `dirty` or `committing` are as `children` says: there, or gone."""
+
+    __slots__ = ("base", "children", "committing", "dirty", "moved", "subdirectories", "total")
+
+    def __init__(self, ino: int, entry: Entry) -> None:
+        super().__init__(ino, entry)
+        self.base: Cid | None = entry.tree
+        self.total = entry.total
+        self.subdirectories = entry.total[2]
+        self.children: dict[bytes, Inode] = {}
+        self.dirty: set[bytes] = set()
+        self.committing: set[bytes] = set()
+        self.moved = -1  # the last commit number during which it got another path
+
+    @property
+    def is_dir(self) -> bool:
+        return True
+
+    @property
+    def nlink(self) -> int:
+        return 2 + self.subdirectories if self.names or self.ino == ROOT else 0
+
+    @property
+    def size(self) -> int:
+        return 4096
+
+    def is_unsettled(self, name: bytes) -> bool:
+        """True if the committed tree does not know about `name` yet."""
+        return name in self.dirty or name in self.committing
+
+    def entry(self) -> Entry:
+        return Entry(
+            "dir", self.mode, self.uid, self.gid, self.mtime, data=self.base, xattrs=self.xattrs, total=self.total
+        )
+
+    @property
+    def parent(self) -> Directory | None:
+        return self.names[0][0] if self.names else None
+
+
+class Table:
+    """All inodes by number. A number is made from the directory's and the name, so it is found again after a forget."""
+
+    def __init__(self, root: Entry) -> None:
+        self.root = Directory(ROOT, root)
+        self.root.lookups = 1
+        self._inodes: dict[int, Inode] = {ROOT: self.root}
+        self._overrides: dict[tuple[int, bytes], int] = {}  # forgotten inodes whose number is not that of their name
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(list(self._inodes.values()))
+
+    def __getitem__(self, ino: int) -> Inode:
+        return self._inodes[ino]
+
+    def get(self, ino: int) -> Inode | None:
+        return self._inodes.get(ino)
+
+    def add(self, parent: Directory, name: bytes, entry: Entry) -> Inode:
+        """Make the inode for `name` in `parent`."""
+        ino = self._overrides.pop((parent.ino, name), 0) or _number(parent.ino, name)
+        while ino in self._inodes:  # a file that lost this name and is still open, or a chance in 2^63
+            ino += 1
+        inode = Directory(ino, entry) if entry.is_dir else Inode(ino, entry)
+        self._inodes[ino] = inode
+        self.attach(inode, parent, name)
+        return inode
+
+    def attach(self, inode: Inode, parent: Directory, name: bytes) -> None:
+        inode.names.append((parent, name))
+        parent.children[name] = inode
+
+    def detach(self, inode: Inode, parent: Directory, name: bytes) -> None:
+        inode.names.remove((parent, name))
+        del parent.children[name]
+        self._overrides.pop((parent.ino, name), None)
+
+    def drop(self, inode: Inode) -> None:
+        """Forget an inode and, going up, every directory that was only here for it."""
+        while self._is_needless(inode):
+            del self._inodes[inode.ino]
+            if not inode.names:
+                return
+            first_parent, first_name = inode.names[0]
+            if inode.ino != _number(first_parent.ino, first_name) and len(self._overrides) < _OVERRIDES_MAX:
+                self._overrides[first_parent.ino, first_name] = inode.ino
+            for parent, name in inode.names[1:]:
+                del parent.children[name]
+                self.drop(parent)
+            del first_parent.children[first_name]
+            inode = first_parent
+
+    def _is_needless(self, inode: Inode) -> bool:
+        if inode.lookups > 0 or inode.opens or inode.draft is not None or inode.regrouped or inode.ino == ROOT:
+            return False
+        if inode.ino not in self._inodes or any(parent.is_unsettled(name) for parent, name in inode.names):
+            return False
+        return not (isinstance(inode, Directory) and (inode.children or inode.dirty or inode.committing))
+
+    def surplus(self, count_max: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (directory, name) of the oldest inodes over `count_max` that the kernel may be asked to forget."""
+        excess = len(self._inodes) - count_max
+        for inode in self if excess > 0 else ():
+            if excess <= 0:
+                return
+            busy = inode.opens or inode.draft is not None or inode.is_dir or not inode.names
+            if not busy and not any(parent.is_unsettled(name) for parent, name in inode.names):
+                excess -= 1
+                for parent, name in inode.names:
+                    yield parent.ino, name
+
+
+def path_of(inode: Inode) -> bytes:
+    """Return the path from the root of the mount by its first name; b"" for the root itself."""
+    parts: list[bytes] = []
+    while inode.names:
+        parent, name = inode.names[0]
+        parts.append(name)
+        inode = parent
+    return b"/".join(reversed(parts))
+
+
+def paths_of(inode: Inode) -> Group:
+    """Return all paths of a file, in the order of their bytes."""
+    return tuple(sorted(_below(parent, name) for parent, name in inode.names))
+
+
+def _below(parent: Directory, name: bytes) -> bytes:
+    above = path_of(parent)
+    return above + b"/" + name if above else name
+
+
+def _number(parent: int, name: bytes) -> int:
+    """A number from 2 to 2^63: the same for the same name in the same directory, now and after a remount."""
+    digest = blake3.blake3(parent.to_bytes(8, "little") + name).digest(8)
+    return (int.from_bytes(digest, "little") >> 1) | 2

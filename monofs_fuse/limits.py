@@ -1,0 +1,31 @@
+"""Every bound of the mount, by name."""
+
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+commit_seconds: Final = 5.0
+
+# Unsaved edits: a commit starts at the first limit, writers wait at the second.
+unsaved_bytes_soft: Final = 32 * MIB
+unsaved_bytes_hard: Final = 96 * MIB
+dirty_names_soft: Final = 10_000
+dirty_names_hard: Final = 40_000
+
+# The kernel is asked to forget the oldest inodes over this many.
+inodes_max: Final = 60_000
+
+links_max: Final = 1 << 20
+xattr_set_bytes_max: Final = 384 * 1024
+
+gc_seconds: Final = 1.0
+gc_blocks_per_commit: Final = 4096
+
+entry_seconds: Final = 86_400.0  # the mount is the tree's only writer, so what the kernel knows stays true
+
+request_bytes_max: Final = 64 * 1024  # on the control socket
+reply_bytes_max: Final = 1 * MIB
+start_seconds: Final = 60.0
+read_ahead_kb: Final = 1024
+save_retry_seconds: Final = 2.0
+leave_seconds: Final = 2.0

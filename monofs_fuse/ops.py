@@ -1,0 +1,331 @@
+"""The FUSE operations: each translates one request of the kernel to the worktree and back."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
+
+from monofs_fuse import limits
+from monofs_fuse.errors import Errno, number_of
+from monofs_fuse.inodes import Directory, Inode
+from monofs_fuse.saver import Saver
+from monofs_fuse.worktree import Listed, Worktree
+from store import entry as entries
+from store.cid import Cid
+from store.entry import Entry
+from store.errors import MonofsError
+
+log = logging.getLogger(__name__)
+_F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
+_VIRTUAL: Final = b"user.monofs."
+_NO_ATTRIBUTE: Final = errno.ENODATA
+
+
+class _Listing:
+    """An open directory: its names as of the last time it was read from the start."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.base: Cid | None = None
+        self.names: list[Listed] = []
+
+
+def _answering(handler: _F) -> _F:
+    """Turn our errors into errnos; whatever nobody thought of is logged and becomes EIO, so that the mount goes on."""
+
+    @functools.wraps(handler)
+    async def wrapped(*args: Any) -> Any:
+        try:
+            return await handler(*args)
+        except (FUSEError, Errno) as error:
+            raise FUSEError(error.number if isinstance(error, Errno) else error.errno) from None
+        except (MonofsError, MemoryError) as error:
+            log.warning("%s: %s", handler.__name__, error)
+            raise FUSEError(number_of(error)) from None
+        except Exception:
+            log.exception("%s failed", handler.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+class Operations(pyfuse3.Operations):  # type: ignore[misc]
+    enable_writeback_cache = True
+    supports_dot_lookup = False
+
+    def __init__(self, tree: Worktree, saver: Saver, store_path: str, about: dict[bytes, bytes]) -> None:
+        super().__init__()
+        self.tree = tree
+        self._saver = saver
+        self._store_path = store_path
+        self._about = about  # virtual attributes of the root
+        self._listings: dict[int, _Listing] = {}
+        self._next_listing = 1
+
+    # Finding
+
+    @_answering
+    async def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        inode = self.tree.lookup(self.tree.directory(parent), name)
+        if inode is None:
+            return _absent()
+        return self._known(inode)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            self.tree.forget(ino, count)
+
+    @_answering
+    async def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
+        return _attributes(self.tree.inode(ino))
+
+    @_answering
+    async def readlink(self, ino: int, ctx: RequestContext) -> bytes:
+        return self.tree.inode(ino).target
+
+    @_answering
+    async def opendir(self, ino: int, ctx: RequestContext) -> int:
+        directory = self.tree.directory(ino)
+        self.tree.opened(directory)
+        handle, self._next_listing = self._next_listing, self._next_listing + 1
+        self._listings[handle] = _Listing(directory)
+        return handle
+
+    @_answering
+    async def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        listing = self._listings[handle]
+        if start == 0:
+            listing.base, listing.names = listing.directory.base, self.tree.listing(listing.directory)
+        dots = ((b".", listing.directory), (b"..", listing.directory.parent or listing.directory))
+        for position in range(start, len(listing.names) + len(dots)):
+            if position < len(dots):
+                name, dot = dots[position]
+                if not pyfuse3.readdir_reply(token, name, _attributes(dot), position + 1):
+                    return
+                continue
+            listed = listing.names[position - len(dots)]
+            inode = self.tree.listed(listing.directory, listing.base, listed)
+            if inode is None:
+                continue
+            if not pyfuse3.readdir_reply(token, listed.name, _attributes(inode), position + 1):
+                self.tree.forget(inode.ino, 0)
+                return
+            inode.lookups += 1
+
+    @_answering
+    async def releasedir(self, handle: int) -> None:
+        self.tree.closed(self._listings.pop(handle).directory)
+
+    # Names
+
+    @_answering
+    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        device = (os.major(rdev), os.minor(rdev)) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else (0, 0)
+        entry = Entry(entries.kind_of(mode), stat.S_IMODE(mode), ctx.uid, ctx.gid, rdev=device)
+        return await self._create(parent, name, entry)
+
+    @_answering
+    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return await self._create(parent, name, Entry("dir", stat.S_IMODE(mode), ctx.uid, ctx.gid))
+
+    @_answering
+    async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        entry = Entry("symlink", 0o777, ctx.uid, ctx.gid, size=len(target), data=target)
+        return await self._create(parent, name, entry)
+
+    @_answering
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        attributes = await self._create(parent, name, Entry("file", stat.S_IMODE(mode), ctx.uid, ctx.gid))
+        inode = self.tree.inode(attributes.st_ino)
+        self.tree.opened(inode)
+        return FileInfo(fh=inode.ino), attributes
+
+    async def _create(self, parent: int, name: bytes, entry: Entry) -> EntryAttributes:
+        if self._saver.is_full:
+            await self._saver.room()
+        inode = self.tree.create(self.tree.directory(parent), name, entry)
+        self._saver.poke()
+        return self._known(inode)
+
+    @_answering
+    async def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if self._saver.is_full:
+            await self._saver.room()
+        inode = self.tree.inode(ino)
+        self.tree.link(inode, self.tree.directory(parent), name)
+        return self._known(inode)
+
+    @_answering
+    async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        self.tree.unlink(self.tree.directory(parent), name)
+        self._saver.poke()
+
+    @_answering
+    async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        self.tree.rmdir(self.tree.directory(parent), name)
+        self._saver.poke()
+
+    @_answering
+    async def rename(
+        self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        self.tree.rename(self.tree.directory(old_parent), old, self.tree.directory(new_parent), new, flags)
+        self._saver.poke()
+
+    # Content
+
+    @_answering
+    async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
+        inode = self.tree.inode(ino)
+        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+            self._truncate(inode, 0, ctx)
+        self.tree.opened(inode)
+        return FileInfo(fh=ino)
+
+    @_answering
+    async def read(self, ino: int, offset: int, size: int) -> bytes:
+        return self.tree.read(self.tree.inode(ino), offset, size)
+
+    @_answering
+    async def write(self, ino: int, offset: int, data: bytes) -> int:
+        if self._saver.is_full:
+            await self._saver.room()
+        self.tree.write(self.tree.inode(ino), offset, data)
+        self._saver.poke()
+        return len(data)
+
+    @_answering
+    async def flush(self, ino: int) -> None:
+        # close() has nothing to report: edits are in memory, and it is fsync that says whether they were saved.
+        raise Errno(errno.ENOSYS)
+
+    @_answering
+    async def release(self, ino: int) -> None:
+        self.tree.closed(self.tree.inode(ino))
+
+    @_answering
+    async def fsync(self, ino: int, datasync: bool) -> None:
+        await self._saver.save(self.tree.inode(ino))
+
+    @_answering
+    async def fsyncdir(self, handle: int, datasync: bool) -> None:
+        await self._saver.save(self._listings[handle].directory)
+
+    # Attributes
+
+    @_answering
+    async def setattr(
+        self, ino: int, attr: EntryAttributes, fields: SetattrFields, handle: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        inode = self.tree.inode(ino)
+        if fields.update_size:
+            if self._saver.is_full:
+                await self._saver.room()
+            self._truncate(inode, attr.st_size, ctx)
+        if fields.update_mode:
+            self.tree.set_mode(inode, stat.S_IMODE(attr.st_mode))
+        if fields.update_uid or fields.update_gid:
+            uid = attr.st_uid if fields.update_uid else None
+            self.tree.set_owner(inode, uid, attr.st_gid if fields.update_gid else None)
+        if fields.update_atime or fields.update_mtime or fields.update_ctime:
+            self.tree.set_times(
+                inode,
+                attr.st_atime_ns if fields.update_atime else None,
+                attr.st_mtime_ns if fields.update_mtime else None,
+                attr.st_ctime_ns if fields.update_ctime else None,
+            )
+        return _attributes(inode)
+
+    def _truncate(self, inode: Inode, size: int, ctx: RequestContext) -> None:
+        self.tree.truncate(inode, size)
+        self.tree.set_times(inode, None, self.tree.now(), None)
+        if ctx.uid != 0:
+            self.tree.drop_privileges(inode)
+
+    @_answering
+    async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
+        inode = self.tree.inode(ino)
+        if inode.xattrs and (value := self.tree.xattrs(inode).get(name)) is not None:
+            return value
+        if name.startswith(_VIRTUAL) and (virtual := self._virtual(inode, name)) is not None:
+            return virtual
+        raise FUSEError(_NO_ATTRIBUTE)
+
+    def _virtual(self, inode: Inode, name: bytes) -> bytes | None:
+        """Attributes that can be read and are never listed, so that no copy takes them along."""
+        if name == b"user.monofs.cid":
+            data = inode.base if isinstance(inode, Directory) else inode.file.content if inode.file else None
+            is_saved = inode.draft is None and not (isinstance(inode, Directory) and inode.dirty)
+            return str(data).encode() if isinstance(data, Cid) and is_saved else None
+        if name == b"user.monofs.head" and inode is self.tree.root:
+            return str(self._saver.tree).encode()
+        return self._about.get(name) if inode is self.tree.root else None
+
+    @_answering
+    async def listxattr(self, ino: int, ctx: RequestContext) -> list[bytes]:
+        return list(self.tree.xattrs(self.tree.inode(ino)))
+
+    @_answering
+    async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if name.startswith(_VIRTUAL):
+            raise Errno(errno.EPERM)
+        if name.startswith(b"system."):
+            raise Errno(errno.EOPNOTSUPP)
+        self.tree.set_xattr(self.tree.inode(ino), name, value)
+
+    @_answering
+    async def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        self.tree.set_xattr(self.tree.inode(ino), name, None)
+
+    @_answering
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        disk = os.statvfs(self._store_path)
+        used = self.tree.root.total
+        data = StatvfsData()
+        data.f_bsize, data.f_frsize = disk.f_bsize, disk.f_frsize
+        data.f_blocks, data.f_bfree, data.f_bavail = disk.f_blocks, disk.f_bfree, disk.f_bavail
+        data.f_files, data.f_ffree = used[0] + 1 + disk.f_ffree, disk.f_ffree
+        data.f_favail = disk.f_favail
+        data.f_namemax = 255
+        return data
+
+    def _known(self, inode: Inode) -> EntryAttributes:
+        """The answer to whatever makes the kernel know an inode: it will forget it some day."""
+        inode.lookups += 1
+        return _attributes(inode)
+
+
+def _attributes(inode: Inode) -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = inode.ino
+    entry.entry_timeout = entry.attr_timeout = limits.entry_seconds
+    entry.st_mode = entries.type_bits(inode.kind) | inode.mode
+    entry.st_nlink = inode.nlink
+    entry.st_uid = inode.uid
+    entry.st_gid = inode.gid
+    if inode.rdev != (0, 0):
+        entry.st_rdev = os.makedev(*inode.rdev)
+    entry.st_size = inode.size
+    entry.st_blocks = (inode.stored_bytes + 511) // 512
+    entry.st_atime_ns = inode.atime
+    entry.st_mtime_ns = inode.mtime
+    entry.st_ctime_ns = inode.ctime
+    return entry
+
+
+def _absent() -> EntryAttributes:
+    """A name that is not there, for the kernel to remember: inode number 0."""
+    entry = EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = limits.entry_seconds
+    return entry

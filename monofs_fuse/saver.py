@@ -1,0 +1,156 @@
+"""The saver: decides when to commit, and lets those wait who asked for it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from monofs_fuse import commit, limits
+from monofs_fuse.head import Head
+from monofs_fuse.inodes import Inode
+from monofs_fuse.worktree import Worktree
+from store.cid import Cid
+from store.errors import MonofsError, StoreError
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class _Waiter:
+    """Somebody who waits for a commit that begins after now."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: MonofsError | None = None
+
+
+class Saver:
+    def __init__(self, tree: Worktree, head: Head | None) -> None:
+        self._tree = tree
+        self._head = head  # None: the mount is read-only
+        self._wanted = trio.Event()
+        self._waiters: list[_Waiter] = []
+        self._writing = trio.Lock()
+        self._committing_bytes = 0
+        self._failed: dict[Inode, StoreError] = {}  # files whose content the last commit could not write
+        self.error: MonofsError | None = None  # why the last commit failed
+        self.last_commit = time.time()
+        self._next_gc = 0.0
+        self.on_commit: Callable[[], None] = lambda: None
+
+    @property
+    def tree(self) -> Cid | None:
+        """The tree last committed."""
+        return None if self._head is None else self._head.tree
+
+    @property
+    def unsaved_bytes(self) -> int:
+        return self._tree.unsaved_bytes + self._committing_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """True if nobody may edit before something was saved."""
+        return (
+            self._tree.unsaved_bytes + self._committing_bytes > limits.unsaved_bytes_hard
+            or self._tree.dirty_names > limits.dirty_names_hard
+        )
+
+    def poke(self) -> None:
+        """Begin a commit now if there is much to save."""
+        tree = self._tree
+        if tree.unsaved_bytes > limits.unsaved_bytes_soft or tree.dirty_names > limits.dirty_names_soft:
+            self._wanted.set()
+
+    async def room(self) -> None:
+        """Wait until there is room for more edits. Raises NoSpace and so on if it cannot be made."""
+        while self.is_full:
+            await self._next_commit()
+
+    async def save(self, inode: Inode | None = None) -> None:
+        """Return once everything done before this call is on disk. Raises StoreError if it is not.
+
+        With an `inode` an error in the content of other files does not count.
+        """
+        if self._tree.is_dirty or self._writing.locked() or self.error is not None:
+            await self._next_commit()
+        if inode is not None and inode in self._failed:
+            raise self._failed[inode]
+        if inode is None and self._failed:
+            raise next(iter(self._failed.values()))
+
+    async def checkpoint(self, message: str) -> Cid:
+        """Save, and make a Version of the tree. Returns the tree's CID."""
+        await self.save()
+        assert self._head is not None
+        return await self._on_writer(partial(self._head.checkpoint, message))
+
+    async def run(self) -> None:
+        """Commit when somebody waits, when there is much to save, and every `commit_seconds`."""
+        while True:
+            with trio.move_on_after(limits.commit_seconds):
+                await self._wanted.wait()
+            await self._round()
+
+    async def _round(self) -> None:
+        self._wanted = trio.Event()
+        waiters, self._waiters = self._waiters, []
+        try:
+            await self._commit()
+            self.error = None
+        except MonofsError as error:
+            if str(error) != str(self.error):
+                log.error("cannot save: %s", error)
+            self.error = error
+        for waiter in waiters:
+            waiter.error = self.error
+            waiter.done.set()
+        self.on_commit()
+        if self.error is None and self._head is not None and not self._waiters:
+            await self._collect()
+
+    async def _commit(self) -> None:
+        if self._head is None or not self._tree.is_dirty:
+            return
+        frozen = commit.freeze(self._tree)
+        self._committing_bytes = sum(file.draft.bytes for file in frozen.files.values())
+        try:
+            written = await self._on_writer(partial(self._head.save, frozen))
+        except BaseException:
+            commit.undo(self._tree, frozen)
+            raise
+        finally:
+            self._committing_bytes = 0
+        commit.settle(self._tree, frozen, written)
+        for inode, error in written.failed.items():
+            if inode not in self._failed:
+                log.error("cannot save inode %d: %s", inode.ino, error)
+        self._failed = written.failed
+        self.last_commit = time.time()
+
+    async def _collect(self) -> None:
+        assert self._head is not None
+        if trio.current_time() < self._next_gc:
+            return
+        self._next_gc = trio.current_time() + limits.gc_seconds
+        try:
+            await self._on_writer(self._head.collect)
+        except MonofsError as error:
+            log.warning("gc: %s", error)
+
+    async def _next_commit(self) -> None:
+        waiter = _Waiter()
+        self._waiters.append(waiter)
+        self._wanted.set()
+        await waiter.done.wait()
+        if waiter.error is not None:
+            raise waiter.error
+
+    async def _on_writer(self, work: Callable[[], _T]) -> _T:
+        """Run `work` on a thread, one at a time; it is never given up half done."""
+        async with self._writing:
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=False)

@@ -1,0 +1,223 @@
+"""Serving one mount, from its first request to its last commit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyfuse3
+import trio
+
+from monofs_fuse import control, limits, mountpoint
+from monofs_fuse.errors import MountError
+from monofs_fuse.head import Head
+from monofs_fuse.ops import Operations
+from monofs_fuse.saver import Saver
+from monofs_fuse.session import Session
+from monofs_fuse.worktree import Worktree
+from store import version
+from store.errors import MonofsError
+
+log = logging.getLogger(__name__)
+
+
+def run(session: Session, ready: Callable[[], None]) -> str:
+    """Mount, call `ready` once the mount answers, serve until it is unmounted; returns the CID of the last tree."""
+    server = _Server(session, ready)
+    try:
+        pyfuse3.init(server.operations, session.mountpoint, _options(session))
+    except RuntimeError as error:
+        raise MountError(f"cannot mount on {session.mountpoint}: {error}") from None
+    try:
+        trio.run(server.run)
+    finally:
+        pyfuse3.close(unmount=True)
+    return str(server.cid)
+
+
+def _options(session: Session) -> set[str]:
+    options = {"default_permissions", "subtype=monofs", f"fsname={session.name or 'monofs'}"}
+    if session.allow_other:
+        options.add("allow_other")
+    if session.read_only:
+        options.add("ro")
+    return options
+
+
+class _Server:
+    def __init__(self, session: Session, ready: Callable[[], None]) -> None:
+        repository = session.repository
+        self._session = session
+        self._ready = ready
+        self._head = None if session.name is None else Head(repository, session.name)
+        committed = version.load_tree(repository.cache, session.tree if self._head is None else self._head.tree)
+        self._tree = Worktree(repository.cache, committed)
+        self._saver = Saver(self._tree, self._head)
+        self._saver.on_commit = self._trim
+        about = {
+            b"user.monofs.socket": os.fsencode(session.socket),
+            b"user.monofs.name": (session.name or "").encode(),
+            b"user.monofs.store": os.fsencode(repository.path),
+        }
+        self.operations = Operations(self._tree, self._saver, os.fspath(repository.path), about)
+        self.cid = session.tree
+        self._ended = trio.Event()
+        self._answering = 0
+        self._answered = trio.Event()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._listen)
+            nursery.start_soon(self._signals)
+            nursery.start_soon(self._saver.run)
+            nursery.start_soon(self._announce)
+            await pyfuse3.main()
+            self.cid = await self._finish()
+            self._ended.set()
+            await self._last_answers()
+            nursery.cancel_scope.cancel()
+
+    async def _announce(self) -> None:
+        await trio.to_thread.run_sync(os.stat, self._session.mountpoint)
+        await trio.to_thread.run_sync(mountpoint.read_ahead, self._session.mountpoint)
+        self._ready()
+
+    async def _finish(self) -> Any:
+        """The last commit. The edits are only in memory now, so it is tried until there is room."""
+        if self._head is None:
+            return self.cid
+        while True:
+            try:
+                cid = await self._saver.checkpoint("")
+                self._head.drop_if_needless()
+                return cid
+            except MonofsError as error:
+                log.error("unmounted, but the last edits are not saved yet: %s; trying again", error)
+                await trio.sleep(limits.save_retry_seconds)
+
+    def _trim(self) -> None:
+        """Ask the kernel to forget the oldest inodes, so that the table stays bounded."""
+        for directory, name in self._tree.table.surplus(limits.inodes_max):
+            pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
+
+    # Leaving
+
+    async def _leave(self, *, lazy: bool) -> None:
+        """Save, then unmount. Raises StoreError if saving fails (all stays mounted), MountError if it is in use."""
+        path = self._session.mountpoint
+        await trio.to_thread.run_sync(mountpoint.flush, path)
+        await self._saver.save()
+        try:
+            await trio.to_thread.run_sync(partial(mountpoint.detach, path, lazy=lazy))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            users = await trio.to_thread.run_sync(mountpoint.holders, path)
+            by = f" by {', '.join(users[:8])}" if users else ""
+            raise MountError(f"{path} is in use{by}; close it, or use --lazy or --force") from None
+
+    async def _signals(self) -> None:
+        """SIGTERM and Ctrl-C save and unmount; a second one does not wait for a disk that stays full."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            async for number in received:
+                log.info("%s: saving and unmounting", signal.Signals(number).name)
+                try:
+                    await self._leave(lazy=True)
+                except (MonofsError, OSError) as error:
+                    log.error("%s; still mounted. Make room and try again", error)
+                    continue
+                with trio.move_on_after(limits.leave_seconds):
+                    await self._ended.wait()
+                pyfuse3.terminate()
+
+    # The control socket
+
+    async def _listen(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(control.listener(self._session.socket)))
+        try:
+            await trio.serve_listeners(self._answer, [listener], task_status=task_status)  # type: ignore[arg-type]
+        finally:
+            os.unlink(self._session.socket)
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        self._answering += 1
+        try:
+            request = await _request(stream)
+            try:
+                reply = await self._do(request)
+            except (MonofsError, OSError) as error:
+                reply = {"error": str(error)}
+            await stream.send_all(json.dumps(reply).encode() + b"\n")
+        except (trio.BrokenResourceError, ValueError) as error:
+            log.info("control: %s", error)
+        finally:
+            self._answering -= 1
+            self._answered.set()
+            await stream.aclose()
+
+    async def _do(self, request: control.Doc) -> control.Doc:
+        match request.get("op"):
+            case "status":
+                return self._status()
+            case "checkpoint":
+                return await self._checkpoint(str(request.get("message", "")))
+            case "umount":
+                return await self._umount(bool(request.get("lazy")), bool(request.get("force")))
+        raise MountError(f"unknown request {request.get('op')!r}")
+
+    def _status(self) -> control.Doc:
+        saver = self._saver
+        return {
+            "mountpoint": self._session.mountpoint,
+            "pid": os.getpid(),
+            "name": self._session.name,
+            "head": str(saver.tree or self._session.tree),
+            "unsaved_bytes": saver.unsaved_bytes,
+            "last_commit": saver.last_commit,
+            "read_only": self._session.read_only,
+            "store": os.fspath(self._session.repository.path),
+            "problem": None if saver.error is None else str(saver.error),
+            "inodes": len(self._tree.table),
+        }
+
+    async def _checkpoint(self, message: str) -> control.Doc:
+        if self._head is None:
+            return {"cid": str(self._session.tree)}
+        await trio.to_thread.run_sync(mountpoint.flush, self._session.mountpoint)
+        return {"cid": str(await self._saver.checkpoint(message))}
+
+    async def _umount(self, lazy: bool, force: bool) -> control.Doc:
+        await self._leave(lazy=lazy or force)
+        if force:
+            pyfuse3.terminate()
+        elif lazy:
+            with trio.move_on_after(limits.leave_seconds):
+                await self._ended.wait()
+            return {"cid": str(self._saver.tree or self.cid)}
+        await self._ended.wait()
+        return {"cid": str(self.cid)}
+
+    async def _last_answers(self) -> None:
+        with trio.move_on_after(limits.leave_seconds):
+            while self._answering:
+                await self._answered.wait()
+                self._answered = trio.Event()
+
+
+async def _request(stream: trio.SocketStream) -> control.Doc:
+    data = b""
+    while not data.endswith(b"\n"):
+        more = await stream.receive_some(limits.request_bytes_max)
+        data += more
+        if not more or len(data) > limits.request_bytes_max:
+            raise ValueError("a request must be one line of JSON")
+    doc = json.loads(data)
+    if not isinstance(doc, dict):
+        raise ValueError("a request must be a JSON object")
+    return doc
