@@ -1,0 +1,92 @@
+"""What the verbs' arguments have in common: how they are declared, explained, refused and looked up."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+from monofs_fuse import config
+from monofs_fuse.cli.shells import Kind
+
+if TYPE_CHECKING:  # 50 ms that --help and completion need not wait for
+    from store.entry import Entry
+    from store.repository import Repository, Target
+    from store.version import Tree
+
+Args = argparse.Namespace
+
+
+EXIT_CODES: Final = "Exit codes: 0 done; 1 an error, explained in one line on stderr; 2 wrong usage."
+TARGET_HELP: Final = "a CID or a name, and a path inside that tree"
+
+
+class Parser(argparse.ArgumentParser):
+    """Every verb knows --store and --help; `explanation` is its function's docstring."""
+
+    def __init__(self, verb: str, explanation: str) -> None:
+        text, _, rest = _dedented(explanation).partition("\nExamples:")
+        super().__init__(
+            prog=f"monofs {verb}",
+            description=text,
+            epilog="Examples:" + rest + ("" if "Exit codes" in rest else "\n\n" + EXIT_CODES),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            conflict_handler="resolve",  # -h is for sizes where people know it so; --help always helps
+        )
+        self.kinds: dict[str, Kind] = {}  # argument -> what shells complete it with
+        self.add_argument("--store", metavar="DIR", help="the store's directory")
+        self.kinds["store"] = "directory"
+        self.set_defaults(refuse=self.error)  # for a verb that finds options which do not go together
+
+    def positional(self, name: str, kind: Kind, help: str, *, metavar: str, many: str | None = None) -> None:
+        """Declare an argument; `many` is argparse's nargs."""
+        self.kinds[name] = kind
+        self.add_argument(name, metavar=metavar, help=help, nargs=many)
+
+    def target(self) -> None:
+        self.positional("target", "target", TARGET_HELP, metavar="CID|NAME[/path]")
+
+    def json(self) -> None:
+        self.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; '{self.prog} --help' explains", file=sys.stderr)
+        raise SystemExit(2)
+
+
+@contextmanager
+def opened(args: Args, *, create: bool = False) -> Iterator[Repository]:
+    """The store that `args` mean. Only verbs that put something into it may create it."""
+    from store.repository import Repository
+
+    repository = Repository.open(config.store_path(args.store), create=create)
+    try:
+        yield repository
+    finally:
+        repository.close()
+
+
+class Place(NamedTuple):
+    """What CID|NAME[/path] led to."""
+
+    target: Target
+    tree: Tree
+    entry: Entry
+
+
+def find(repository: Repository, text: str) -> Place:
+    """Follow CID|NAME[/path]. Raises NotFound, BadCid, WrongKind."""
+    from store import directory, version
+
+    target = repository.resolve(text)
+    tree = version.load_tree(repository.cache, target.tree)
+    return Place(target, tree, directory.resolve(repository.cache, tree.root, target.path))
+
+
+def _dedented(text: str) -> str:
+    first, _, rest = text.partition("\n")
+    lines = [line[4:] if line.startswith("    ") else line for line in rest.splitlines()]
+    return "\n".join([first, *lines]).strip()

@@ -1,0 +1,245 @@
+"""Looking into stored trees without mounting them: cat, stat, du, diff."""
+
+from __future__ import annotations
+
+import os
+import stat as modes
+from collections.abc import Iterator
+from typing import Any, Final
+
+from monofs_fuse.cli import listing, output
+from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, Place, find, opened
+from store import diff as diffs
+from store import directory, entry
+from store.batch import Nodes
+from store.diff import Difference
+from store.entry import Entry
+from store.errors import NotFound, StoreError, WrongKind
+from store.file import STREAM_BYTES, File
+from store.repository import Repository
+
+# cat
+
+
+def cat_options(parser: Parser) -> None:
+    parser.positional("targets", "target", TARGET_HELP, metavar="CID|NAME/path", many="+")
+
+
+def cat(args: Args) -> int:
+    """Print the bytes of stored files, one after the other.
+
+    Symbolic links are not followed. A file that cannot be printed is named on stderr, the others
+    are printed all the same, and the exit code is 1.
+
+    Examples:
+      monofs cat src/README.md
+      monofs cat src/a.gz src/b.gz | zcat | less
+    """
+    failed = False
+    with opened(args) as repository:
+        for text in args.targets:
+            try:
+                _print_file(repository.cache, text, find(repository, text).entry)
+            except StoreError as error:
+                failed = True
+                output.note(str(error))
+    return 1 if failed else 0
+
+
+_ZEROS: Final = bytes(STREAM_BYTES)
+
+
+def _print_file(nodes: Nodes, text: str, found: Entry) -> None:
+    name = directory.printable(os.fsencode(text))
+    if found.kind == "symlink":
+        where = directory.printable(listing.target(found))
+        raise WrongKind(f"'{name}' is a symbolic link to '{where}'; print that one")
+    if found.kind != "file":
+        raise WrongKind(f"'{name}' is a {_KINDS.get(found.kind, found.kind)}; only files can be printed")
+    for length, data in File.of(found).pieces(nodes, 0, found.size):
+        if data is not None:
+            output.write(data)
+            continue
+        for start in range(0, length, STREAM_BYTES):
+            output.write(_ZEROS[: length - start])
+
+
+_KINDS: Final = {"dir": "directory", "char": "character device", "block": "block device", "fifo": "named pipe"}
+
+
+# stat
+
+
+def stat_options(parser: Parser) -> None:
+    parser.target()
+    parser.json()
+
+
+def stat(args: Args) -> int:
+    """Show all that is stored about one file or directory.
+
+    `cid` names the content: of the whole tree for a tree's root, of the directory or the bytes for
+    what lies below. It is missing where the content is too small to have a block of its own.
+    JSON has what `monofs ls --json` has, and tree, xattrs and what is known of the target.
+
+    Examples:
+      monofs stat src
+      monofs stat --json src/Makefile | jq -r .mode
+    """
+    with opened(args) as repository:
+        doc = _description(repository, find(repository, args.target))
+    if args.json:
+        output.document(doc)
+    else:
+        width = max(map(len, doc))
+        for key, value in _readable(doc):
+            output.line(f"{key:>{width}}: {value}")
+    return 0
+
+
+def _description(repository: Repository, place: Place) -> dict[str, Any]:
+    doc = listing.row(place.target.path, place.entry)
+    if not directory.names(place.target.path):
+        doc["cid"] = str(place.target.tree)
+    doc["tree"] = str(place.target.tree)
+    if place.target.name is not None:
+        doc["tree_name"] = place.target.name
+    pairs = entry.unpack_xattrs(repository.cache, place.entry)
+    doc["xattrs"] = {output.text(name): output.text(value) for name, value in pairs}
+    return doc
+
+
+def _readable(doc: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in doc.items():
+        if key in ("name", "mtime_ns") or (key == "xattrs" and not value):
+            continue
+        if key == "xattrs":
+            value = ", ".join(f"{_quoted(name)}={_quoted(data)}" for name, data in value.items())
+        elif key in ("path", "target"):
+            value = _quoted(value or ".")
+        elif key == "mode":
+            value = f"{value} {modes.filemode(int(value, 8))[1:]}"
+        elif key in ("uid", "gid"):
+            value = f"{value} ({listing.user(value) if key == 'uid' else listing.group(value)})"
+        elif key in ("size", "holes"):
+            value = f"{value} ({output.human(value)})" if value >= 1024 else value
+        elif key == "rdev":
+            value = "{}, {}".format(*value)
+        yield key, str(value)
+
+
+def _quoted(text: str) -> str:
+    return output.quoted(text.encode("utf-8", "surrogateescape"))
+
+
+# du
+
+
+def du_options(parser: Parser) -> None:
+    parser.target()
+    parser.add_argument("-s", dest="summary", action="store_true", help="only the sum")
+    parser.add_argument("-a", dest="all", action="store_true", help="files of the first level as well")
+    parser.add_argument("-h", dest="human", action="store_true", help="sizes as 1.5K, 17M")
+    parser.json()
+
+
+def du(args: Args) -> int:
+    """Sum up file sizes, in bytes: of the directories on the first level, then of all.
+
+    The sums lie in the directories themselves, so this takes no longer for a large tree than for
+    a small one. A file with several hard links counts once for each; holes count in full.
+
+    JSON is a list of objects: path (from the target), bytes, entries.
+
+    Examples:
+      monofs du -h src
+      monofs du -s src/docs
+    """
+    with opened(args) as repository:
+        place = find(repository, args.target)
+        rows = list(_sums(repository.cache, place, args))
+    if args.json:
+        output.array({"path": output.text(path), "bytes": size, "entries": count} for path, size, count in rows)
+        return 0
+    typed = os.fsencode(args.target.rstrip("/"))
+    for path, size, _ in rows:
+        amount = output.human(size) if args.human else str(size)
+        output.line(amount.encode() + b"\t" + output.shown(typed + b"/" + path if path != b"." else typed))
+    return 0
+
+
+def _sums(nodes: Nodes, place: Place, args: Args) -> Iterator[tuple[bytes, int, int]]:
+    if place.entry.is_dir and not args.summary:
+        for name, found in directory.entries(nodes, place.entry):
+            if found.is_dir or args.all:
+                yield name, *_sum(found)
+    yield b".", *_sum(place.entry)
+
+
+def _sum(found: Entry) -> tuple[int, int]:
+    return (found.total[1], found.total[0]) if found.is_dir else (found.size, 0)
+
+
+# diff
+
+
+def diff_options(parser: Parser) -> None:
+    parser.positional("old", "target", "the tree before", metavar="A")
+    parser.positional("new", "target", "the tree after", metavar="B")
+    parser.positional("path", "word", "only what lies there, in both", metavar="PATH", many="?")
+    parser.add_argument(
+        "--name-status", action="store_true", help="a letter and a path for each difference (always so)"
+    )
+    parser.add_argument("--times", action="store_true", help="directories too of which only the time differs")
+    parser.json()
+
+
+def diff(args: Args) -> int:
+    """List what differs between two trees.
+
+    A line for each path: A it is new, D it is gone, M its content or metadata differ, T it is of
+    another kind. Equal parts are not read, so this is quick for large trees that differ little.
+
+    JSON is a list of objects: status, path, old and new (as in `monofs ls --json`, or null).
+
+    Examples:
+      monofs diff $old $new
+      monofs diff src src-fork docs --name-status
+    """
+    with opened(args) as repository:
+        old, new = (_inside(repository, text, args.path) for text in (args.old, args.new))
+        if old is None and new is None:
+            raise NotFound(f"no '{directory.printable(os.fsencode(args.path))}' in either tree")
+        found = diffs.compare(repository.cache, old, new)
+        worth = (one for one in found if args.times or not _is_only_time(one))
+        if args.json:
+            output.array(map(_difference, worth))
+        else:
+            for one in worth:
+                output.line(one.status.encode() + b"\t" + output.shown(one.path or b".") + _slash(one))
+    return 0
+
+
+def _inside(repository: Repository, text: str, path: str | None) -> Entry | None:
+    place = find(repository, text)
+    try:
+        return directory.resolve(repository.cache, place.entry, os.fsencode(path or ""))
+    except (NotFound, WrongKind):
+        return None
+
+
+def _is_only_time(one: Difference) -> bool:
+    """True for a directory whose time alone tells that something in it came or went; what that is has its own line."""
+    if one.old is None or one.new is None or not (one.old.is_dir and one.new.is_dir):
+        return False
+    return diffs.own(one.old)._replace(mtime=0) == diffs.own(one.new)._replace(mtime=0)
+
+
+def _slash(one: Difference) -> bytes:
+    last = one.new or one.old
+    return b"/" if last is not None and last.is_dir else b""
+
+
+def _difference(one: Difference) -> dict[str, Any]:
+    old, new = (None if side is None else listing.row(one.path, side) for side in (one.old, one.new))
+    return {"status": one.status, "path": output.text(one.path), "old": old, "new": new}

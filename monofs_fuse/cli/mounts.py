@@ -1,0 +1,140 @@
+"""Working in a tree: mount, status, checkpoint, umount. What they ask is done by `monofs_fuse.mounts`."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from monofs_fuse import config, mounts
+from monofs_fuse.cli import output
+from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser
+
+# mount
+
+
+def mount_options(parser: Parser) -> None:
+    parser.positional("target", "target", TARGET_HELP, metavar="CID|NAME[/path]")
+    parser.positional("mountpoint", "directory", "an empty directory", metavar="DIR")
+    parser.add_argument("--name", metavar="NEW", help="go on under a new name: a fork")
+    parser.add_argument("--read-only", action="store_true", help="nothing can be changed; any number of these may be")
+    parser.add_argument("--foreground", action="store_true", help="stay; Ctrl-C saves and unmounts")
+    parser.add_argument("--allow-other", action="store_true", help="let other users in (root's mounts do so anyway)")
+
+
+def mount(args: Args) -> int:
+    """Mount a tree on a directory. Returns when it can be used; that takes no longer for a large tree.
+
+    NAME goes on with that name: what is written becomes its next version at `monofs checkpoint`
+    and `monofs umount`. With --name NEW, and for a bare CID or a path, it is a fork under a new name
+    (made up if none is given), and the old tree stays as it is.
+
+    A mount by root lets other users in under their own permissions; an ordinary user's lets
+    in only that user, unless --allow-other is given (user_allow_other must be in /etc/fuse.conf).
+
+    Examples:
+      monofs mount src ~/src
+      monofs mount src ~/try --name experiment
+      monofs mount src/docs /mnt --read-only
+    """
+    mounts.start(
+        config.store_path(args.store),
+        args.target,
+        args.mountpoint,
+        name=args.name,
+        read_only=args.read_only,
+        foreground=args.foreground,
+        allow_other=args.allow_other,
+    )
+    return 0
+
+
+# status
+
+
+def status_options(parser: Parser) -> None:
+    parser.positional("mountpoint", "mountpoint", "only this mount", metavar="DIR", many="?")
+    parser.json()
+
+
+def status(args: Args) -> int:
+    """Show what is mounted, and what of it is not saved yet.
+
+    JSON is a list of objects: mountpoint, pid, name (null for a read-only mount), head (the CID of the tree as
+    of the last commit), unsaved_bytes, last_commit (seconds since 1970), read_only, store. Where a
+    mount does not answer, unsaved_bytes and last_commit are null and problem says why.
+
+    Examples:
+      monofs status
+      monofs status ~/src --json | jq .[0].unsaved_bytes
+    """
+    found = mounts.status(config.store_path(args.store), args.mountpoint)
+    if args.json:
+        output.array(found)
+        return 0
+    for one in found:
+        output.line(output.shown(os.fsencode(one["mountpoint"])))
+        for key, value in _facts(one):
+            output.line(f"  {key:>11}: {value}")
+    return 0
+
+
+def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = [("name", one["name"] or "-"), ("head", one["head"] or "-")]
+    if one.get("read_only"):
+        facts.append(("mode", "read-only"))
+    if one["unsaved_bytes"] is not None:
+        facts.append(("unsaved", f"{output.human(one['unsaved_bytes'])} bytes"))
+    if one["last_commit"] is not None:
+        facts.append(("last commit", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["last_commit"]))))
+    if one.get("problem"):
+        facts.append(("problem", one["problem"]))
+    return [*facts, ("process", str(one["pid"]))]
+
+
+# checkpoint
+
+
+def checkpoint_options(parser: Parser) -> None:
+    parser.positional("mountpoint", "mountpoint", "where it is mounted", metavar="DIR")
+    parser.add_argument("-m", "--message", metavar="TEXT", default="", help="what to remember about this version")
+
+
+def checkpoint(args: Args) -> int:
+    """Save the tree that is mounted on DIR as a version of its name; prints the tree's CID.
+
+    When this returns, the version is on the disk.
+
+    Examples:
+      monofs checkpoint ~/src -m 'before the big change'
+      cid=$(monofs checkpoint ~/src)
+    """
+    output.line(mounts.checkpoint(args.mountpoint, args.message))
+    return 0
+
+
+# umount
+
+
+def umount_options(parser: Parser) -> None:
+    parser.positional("mountpoint", "mountpoint", "where it is mounted", metavar="DIR")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--lazy", action="store_true", help="take it away now, finish when the last file in it is closed")
+    how.add_argument(
+        "--force", action="store_true", help="although files in it are open: what their holders write then fails"
+    )
+
+
+def umount(args: Args) -> int:
+    """Save everything, then unmount; prints the tree's CID. The name points at that tree then.
+
+    If something in it is open, this says who has it and leaves the mount as it is.
+
+    Examples:
+      monofs umount ~/src
+      cid=$(monofs umount /mnt)
+    """
+    cid = mounts.umount(args.mountpoint, lazy=args.lazy, force=args.force)
+    if cid is not None:
+        output.line(cid)
+    return 0

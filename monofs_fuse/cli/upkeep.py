@@ -1,0 +1,121 @@
+"""The store as a whole: init, store-info, gc, check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monofs_fuse import config
+from monofs_fuse.cli import output
+from monofs_fuse.cli.arguments import Args, Parser, opened
+from monofs_fuse.cli.keep import collected, freed
+from store import repository as repositories
+from store import version
+from store.cid import ALGORITHMS, BLAKE3
+from store.repository import Repository
+
+# init
+
+
+def init_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--hash",
+        choices=list(ALGORITHMS),
+        default=BLAKE3.name,
+        help=f"what CIDs are made with (default: {BLAKE3.name})",
+    )
+
+
+def init(args: Args) -> int:
+    """Make an empty store.
+
+    `monofs import` does this by itself. The directory must be empty or not there yet; the
+    choice of the hash is for good.
+
+    Examples:
+      monofs init
+      monofs init --hash sha2-256 --store /srv/trees
+    """
+    path = config.store_path(args.store)
+    Repository.init(path, ALGORITHMS[args.hash]).close()
+    output.note(f"made a store at {path} with {args.hash}")
+    return 0
+
+
+# store-info
+
+
+def store_info_options(parser: Parser) -> None:
+    parser.json()
+
+
+def store_info(args: Args) -> int:
+    """Show where the store is, what it holds and what that takes.
+
+    Logical bytes are the sizes of all files in all named and pinned trees; plain bytes are the
+    distinct blocks these need; stored bytes are those blocks compressed; file bytes are what the disk gives
+    for them. JSON has the same keys.
+
+    Examples:
+      monofs store-info
+      monofs store-info --json | jq .stored_bytes
+    """
+    with opened(args) as repository:
+        doc = _facts(repository)
+    if args.json:
+        output.document(doc)
+        return 0
+    width = max(map(len, doc))
+    for key, value in doc.items():
+        if key.endswith("_bytes"):
+            value = f"{value} ({output.human(value)})"
+        output.line(f"{key.replace('_', ' '):>{width}}: {value}")
+    return 0
+
+
+def _facts(repository: Repository) -> dict[str, Any]:
+    usage = repository.store.usage()
+    names = [name for _, name in repository.names()]
+    pins = repository.pins()
+    trees = [version.load_tree(repository.cache, cid) for cid in [*map(repository.head, names), *pins]]
+    logical = sum(tree.root.total[1] for tree in trees)
+    return {
+        "path": str(repository.path),
+        "format": repositories.FORMAT,
+        "hash": repository.store.algorithm.name,
+        "names": len(names),
+        "pins": len(pins),
+        "blocks": usage.blocks,
+        "blocks_to_free": usage.waiting,
+        "logical_bytes": logical,
+        "plain_bytes": usage.plain,
+        "stored_bytes": usage.stored,
+        "file_bytes": usage.file,
+        "deduplication": round(logical / usage.plain, 2) if usage.plain else 1.0,
+        "compression": round(usage.plain / usage.stored, 2) if usage.stored else 1.0,
+    }
+
+
+# gc
+
+
+def gc_options(parser: Parser) -> None:
+    parser.json()
+
+
+def gc(args: Args) -> int:
+    """Delete the blocks that no name, no pin and no mount needs.
+
+    `monofs forget` does this by itself; what is left for gc is what an interrupted import, a killed
+    mount or a mount's own commits left behind. It may run beside imports and mounts, and be
+    interrupted at any time. JSON: freed_blocks, freed_bytes.
+
+    Examples:
+      monofs gc
+    """
+    with opened(args) as repository:
+        total = collected(repository)
+    if args.json:
+        output.document({"freed_blocks": total.blocks, "freed_bytes": total.bytes})
+    else:
+        output.line(freed(total))
+    return 0

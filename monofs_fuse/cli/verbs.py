@@ -1,0 +1,100 @@
+"""The verbs: what there is, in which group, and where the code is. Nothing else is loaded for `monofs --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
+Run = Callable[[Any], int]  # argparse.Namespace, which is not imported here
+Options = Callable[[Any], None]
+
+
+class Verb(NamedTuple):
+    """`function` of `module` runs the verb; its docstring is the help. `<function>_options` adds the arguments."""
+
+    name: str
+    module: str
+    function: str
+    summary: str
+
+    def load(self) -> Run:
+        run: Run = getattr(self._module(), self.function)
+        return run
+
+    def load_options(self) -> Options:
+        options: Options = getattr(self._module(), self.function.rstrip("_") + "_options")
+        return options
+
+    def _module(self) -> Any:
+        return import_module("monofs_fuse.cli." + self.module)
+
+
+GROUPS: Final = {
+    "Trees in and out": (
+        Verb("import", "trees", "import_", "store a directory tree; prints its CID"),
+        Verb("export", "trees", "export", "write a tree to a directory or a tar file"),
+    ),
+    "Working in a tree": (
+        Verb("mount", "mounts", "mount", "mount a tree to read and write it"),
+        Verb("status", "mounts", "status", "what is mounted, and what is not saved yet"),
+        Verb("checkpoint", "mounts", "checkpoint", "save a mount's tree as a version; prints its CID"),
+        Verb("umount", "mounts", "umount", "save and unmount; prints the tree's CID"),
+    ),
+    "Looking without mounting": (
+        Verb("ls", "listing", "ls", "list a directory"),
+        Verb("cat", "look", "cat", "print files"),
+        Verb("stat", "look", "stat", "show all that is stored about one file"),
+        Verb("du", "look", "du", "sum up sizes"),
+        Verb("diff", "look", "diff", "list what differs between two trees"),
+    ),
+    "Keeping": (
+        Verb("names", "keep", "names", "list names and pins"),
+        Verb("name", "keep", "name", "give a tree a name"),
+        Verb("forget", "keep", "forget", "remove a name or a pin, and free what only it held"),
+    ),
+    "The store": (
+        Verb("init", "upkeep", "init", "make a store (done by itself on first use)"),
+        Verb("store-info", "upkeep", "store_info", "where the store is and how much is in it"),
+        Verb("gc", "upkeep", "gc", "delete what nothing refers to"),
+        Verb("check", "upkeep", "check", "verify every block and every count"),
+    ),
+    "The shell": (Verb("completion", "completion", "completion", "print a completion script for bash, zsh or fish"),),
+}
+ALL: Final = tuple(verb for group in GROUPS.values() for verb in group)
+_HIDDEN: Final = (Verb("__complete", "completion", "candidates", "what the completion scripts ask"),)
+
+_OVERVIEW: Final = """\
+usage: monofs [--store DIR] COMMAND ...
+
+Directory trees, stored by content and mounted as a filesystem. A tree is known
+by its CID, which is a function of its content alone, or by a name you give it.
+
+{groups}
+
+Options, before or after the command
+  --store DIR    the store: else MONOFS_STORE, else $XDG_DATA_HOME/monofs
+                 (~/.local/share/monofs)
+  --help         this text; after a command, help on that command
+  --version      print the version
+
+Examples
+  cid=$(monofs import ~/src)          store a tree
+  monofs mount $cid /mnt              work in it
+  monofs umount /mnt                  save it; prints the new CID
+  monofs import ~/src --name src      store it under a name
+  monofs ls -l src/docs               look into it without mounting
+
+Exit codes: 0 done; 1 an error, explained in one line on stderr; 2 wrong usage;
+130 interrupted by Ctrl-C; 141 the reader of the output went away."""
+
+
+def find(name: str) -> Verb | None:
+    return next((verb for verb in (*ALL, *_HIDDEN) if verb.name == name), None)
+
+
+def overview() -> str:
+    groups = [
+        "\n".join([title, *(f"  {verb.name:<14} {verb.summary}" for verb in group)]) for title, group in GROUPS.items()
+    ]
+    return _OVERVIEW.format(groups="\n\n".join(groups))
