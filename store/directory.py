@@ -41,6 +41,23 @@ def with_entries(batch: Batch, directory: Entry, changes: Mapping[bytes, Entry |
     return directory._replace(data=root, total=total)
 
 
+class Builder:
+    """A new directory that is fed name by name, in order."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._builder = tree.Builder(batch, DIRECTORY)
+
+    def add(self, name: bytes, entry: Entry) -> None:
+        self._builder.add(name, [name, entries_.encode(entry)])
+
+    def finish(self, metadata: Entry) -> Entry:
+        """Return `metadata`, the entry of an empty directory, with everything that was added."""
+        root, totals = self._builder.finish()
+        if root is None:
+            return metadata
+        return metadata._replace(data=root, total=cast(tuple[int, int, int], totals))
+
+
 def resolve(source: Nodes, directory: Entry, path: bytes) -> Entry:
     """Return the entry at `path`, which is relative; links are not followed. Raises NotFound, WrongKind."""
     entry = directory

@@ -50,5 +50,8 @@ map_bytes_step_max: Final = 64 * GIB
 map_growths_max: Final = 48
 readers_max: Final = 1022
 
+read_bytes: Final = 1 * MIB  # of a file on disk at a time
+open_directories_max: Final = 128
+
 gc_blocks_per_step: Final = 1024
 draft_extent_bytes_max: Final = 1 * MIB

@@ -70,11 +70,26 @@ def load(source: Nodes, flavor: Flavor, cid: Cid) -> Node:
 
 def build(batch: Batch, flavor: Flavor, pairs: Iterable[Pair]) -> Cid | None:
     """Return the root of a new tree of `pairs`, which come in order; None for an empty one."""
-    builder = _Builder(batch, flavor, 0)
+    builder = Builder(batch, flavor)
     for key, item in pairs:
         builder.add(key, item)
-    builder.close()
-    return _crown(batch, flavor, 1, list(builder.made.items()))
+    return builder.finish()[0]
+
+
+class Builder:
+    """A new tree that is fed item by item, in order. Holds one node and what stands for the others."""
+
+    def __init__(self, batch: Batch, flavor: Flavor) -> None:
+        self._batch, self._flavor = batch, flavor
+        self._leaves = _Builder(batch, flavor, 0)
+        self.add = self._leaves.add
+
+    def finish(self) -> tuple[Cid | None, Totals]:
+        """Return the root and the sums over the whole tree; None for an empty one."""
+        self._leaves.close()
+        leaves = list(self._leaves.made.items())
+        totals = self._flavor.totals(1, [item for _, item in leaves])
+        return _crown(self._batch, self._flavor, 1, leaves), totals
 
 
 def edit(batch: Batch, flavor: Flavor, root: Cid | None, changes: Mapping[Key, Item | None]) -> Cid | None:

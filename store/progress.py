@@ -1,0 +1,35 @@
+"""What long work tells whoever watches it."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+
+class Progress(Protocol):
+    """Called from the working thread, often: do little. Paths are relative to the tree's root."""
+
+    def totals(self, files: int, size: int) -> None:
+        """There will be about this many files and bytes; said once, before the first file."""
+        ...
+
+    def file(self, path: bytes, size: int) -> None:
+        """A file of `size` bytes is next. Files are all that is not a directory."""
+        ...
+
+    def advance(self, size: int) -> None:
+        """So many bytes more are done, those in holes included."""
+        ...
+
+
+class _Silent:
+    def totals(self, files: int, size: int) -> None:
+        pass
+
+    def file(self, path: bytes, size: int) -> None:
+        pass
+
+    def advance(self, size: int) -> None:
+        pass
+
+
+SILENT: Final[Progress] = _Silent()
