@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from store.cid import Algorithm, Cid
+from store.tables import Tables
+
+_T = TypeVar("_T")
 
 
 class Blocks(Protocol):
@@ -19,7 +22,9 @@ class Blocks(Protocol):
         """Return the block, checked against its CID. Raises NotFound, Corrupt."""
         ...
 
-    def has(self, cid: Cid) -> bool: ...
+    def has(self, cid: Cid) -> bool:
+        """True if the block's bytes are here, be they good or bad."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Store(Blocks, Protocol):
         ...
 
     def count(self, cid: Cid) -> int | None:
-        """Return how many blocks and roots refer to `cid`; None if the block is not here."""
+        """Return how many blocks and roots refer to `cid`; None if the store has neither it nor a link to it."""
         ...
 
     def cids(self) -> Iterator[Cid]:
@@ -95,6 +100,17 @@ class Store(Blocks, Protocol):
         ...
 
     def usage(self) -> Usage: ...
+
+    def view(self, work: Callable[[Tables], _T]) -> _T:
+        """Run `work` on all that the store holds at one moment; others may write meanwhile, it does not see that.
+
+        Only for `check`: the store's other readers in this process wait.
+        """
+        ...
+
+    def repair(self, work: Callable[[Tables], _T]) -> _T:
+        """Run `work` in one write transaction. Only for `check --repair`: it must leave the counts right."""
+        ...
 
     def close(self) -> None: ...
 

@@ -3,99 +3,95 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Protocol
 
 from store import codec
 from store.blocks import Change, Freed
 from store.cid import Cid
-from store.errors import Corrupt, MissingLink, RootMoved
+from store.errors import Corrupt, MissingLink, NotFound, RootMoved
+from store.tables import Tables
 
 RECORD_CID = Cid(bytes(36))  # stands for a root's record in errors; records have no CID of their own
 
 
-class Transaction(Protocol):
-    """A store's tables inside one write transaction. Every block has a count; those with count 0 are queued."""
-
-    def put(self, cid: Cid, data: bytes) -> None: ...
-    def peek(self, cid: Cid) -> bytes: ...
-    def delete(self, cid: Cid) -> int: ...
-    def count(self, cid: Cid) -> int | None: ...
-    def set_count(self, cid: Cid, count: int) -> None: ...
-    def queue(self, cid: Cid) -> None: ...
-    def unqueue(self, cid: Cid) -> None: ...
-    def queued(self) -> Iterator[Cid]: ...
-    def queue_length(self) -> int: ...
-    def root(self, key: bytes) -> bytes | None: ...
-    def set_root(self, key: bytes, record: bytes | None) -> None: ...
-
-
-def apply(txn: Transaction, change: Change) -> int:
+def apply(tables: Tables, change: Change) -> int:
     """Carry out `change`. Raises RootMoved, MissingLink; then the transaction must be given up."""
     delta: Counter[Cid] = Counter()
     new = []
     for cid, data in change.blocks.items():
-        if txn.count(cid) is None:
-            txn.put(cid, data)
+        if not tables.has(cid):
+            tables.put(cid, data)
             delta.update(codec.links(cid, data))
             new.append(cid)
     for root in change.roots:
-        if txn.root(root.key) != root.old:
+        if tables.root(root.key) != root.old:
             raise RootMoved(f"{root.key.decode(errors='replace')} was changed by somebody else; try again")
         if root.old is not None:
             delta.subtract(codec.links_of_record(RECORD_CID, root.old))
         if root.new is not None:
             delta.update(codec.links_of_record(RECORD_CID, root.new))
-        txn.set_root(root.key, root.new)
+        tables.set_root(root.key, root.new)
     for cid in new:
-        count = delta.pop(cid, 0)
-        txn.set_count(cid, count)
-        if not count:
-            txn.queue(cid)
+        _count_new(tables, cid, delta.pop(cid, 0))
     for cid, difference in delta.items():
-        _change_count(txn, cid, difference)
+        _change_count(tables, cid, difference)
     return len(new)
 
 
-def gc(txn: Transaction, blocks_max: int) -> Freed:
+def gc(tables: Tables, blocks_max: int) -> Freed:
     """Delete up to `blocks_max` queued blocks; what only they referred to joins the queue."""
     blocks = freed_bytes = 0
     while blocks < blocks_max:
-        some = [cid for cid, _ in zip(txn.queued(), range(blocks_max - blocks))]
+        some = [cid for _, cid in zip(range(blocks_max - blocks), tables.queued())]
         if not some:
             break
         delta: Counter[Cid] = Counter()
         for cid in some:
-            assert txn.count(cid) == 0, f"{cid} is queued but counted"
-            delta.subtract(_links_or_none(cid, txn.peek(cid)))
-            txn.unqueue(cid)
-            freed_bytes += txn.delete(cid)
-        blocks += len(some)
+            tables.unqueue(cid)
+            if tables.count(cid):  # a damaged queue must not cost a block that is needed
+                continue
+            delta.subtract(_links_of_doomed(tables, cid))
+            tables.drop_count(cid)
+            freed_bytes += tables.lose(cid)
+            blocks += 1
         for cid, difference in delta.items():
-            if txn.count(cid) is not None:  # a corrupt or repaired store may miss it already
-                _change_count(txn, cid, difference)
-    return Freed(blocks, freed_bytes, txn.queue_length())
+            _change_count(tables, cid, difference)
+    return Freed(blocks, freed_bytes, tables.queue_length())
 
 
-def _change_count(txn: Transaction, cid: Cid, difference: int) -> None:
+def _count_new(tables: Tables, cid: Cid, references: int) -> None:
+    """Count a block that was just put. One that had been lost is still known to those who refer to it."""
+    old = tables.count(cid)
+    new = (old or 0) + references
+    tables.set_count(cid, new)
+    if new == 0:
+        tables.queue(cid)
+    elif old == 0:
+        tables.unqueue(cid)
+
+
+def _change_count(tables: Tables, cid: Cid, difference: int) -> None:
     if not difference:
         return
-    old = txn.count(cid)
+    old = tables.count(cid)
     if old is None:
+        if difference < 0:
+            return  # the block was lost, its count too; a name must be free to let go of it all the same
         raise MissingLink(f"no block {cid} in this store, but something refers to it")
     new = old + difference
     if new < 0:
-        raise Corrupt(cid, "its reference count is lower than its references; 'monofs check --repair' recounts")
-    txn.set_count(cid, new)
+        raise Corrupt(cid, "more refers to it than was counted")
+    tables.set_count(cid, new)
     if new == 0:
-        txn.queue(cid)
+        tables.queue(cid)
     elif old == 0:
-        txn.unqueue(cid)
+        tables.unqueue(cid)
 
 
-def _links_or_none(cid: Cid, data: bytes) -> frozenset[Cid]:
-    """Links of a block that is about to go; a corrupt one takes nothing with it (check --repair recounts)."""
+def _links_of_doomed(tables: Tables, cid: Cid) -> frozenset[Cid]:
+    """Links of a block that is about to go; a corrupt or lost one takes nothing with it (check --repair recounts)."""
+    if not cid.is_node:
+        return frozenset()
     try:
-        return codec.links(cid, data)
-    except Corrupt:
+        return codec.links(cid, tables.load(cid)())
+    except (Corrupt, NotFound):
         return frozenset()

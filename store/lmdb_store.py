@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -17,6 +19,7 @@ from store import ledger, limits
 from store.blocks import Change, Freed, Usage
 from store.cid import Algorithm, Cid
 from store.errors import Corrupt, NoSpace, NotFound, StoreError
+from store.tables import Tables
 
 _T = TypeVar("_T")
 Transaction = Any  # lmdb.Transaction; its types know nothing of buffers=False
@@ -26,6 +29,7 @@ _SUMS: Final = struct.Struct("<QQ")
 _PLAIN, _ZSTD = b"\0", b"\1"
 _LEVEL: Final = 1
 _WORTH_IT: Final = 0.95  # a block that zstd leaves larger than this stays plain
+_READER_BYTES: Final = 64  # of the lock file, for each reader
 _NOTHING: Final[Mapping[int, bytes]] = {}
 _TABLES: Final = (b"blocks", b"counts", b"queue", b"roots", b"sums")
 
@@ -45,19 +49,23 @@ class LmdbStore:
     ) -> None:
         self.algorithm = algorithm
         self._directory = directory
-        size = _file_bytes(directory / "data.mdb")
+        self._map_step = map_bytes
+        self._lock = threading.Lock()  # held while reading, so that the map never moves under a reader
+        self._writer = threading.Lock()  # held while writing: nor under a writer. Taken before `_lock`
+        self._pool = _Compressors()
+        _reserve(directory / "lock.mdb")
         with _translated():
             self._env = lmdb.open(
                 os.fspath(directory),
-                map_size=max(map_bytes, _rounded(size)),
+                map_size=max(map_bytes, self._rounded(_file_bytes(directory / "data.mdb"))),
                 max_dbs=len(_TABLES),
                 max_readers=limits.readers_max,
                 mode=0o600,
             )
             self._env.reader_check()  # slots of dead processes would keep old pages from being used again
-            self._dbs = {name: self._env.open_db(name) for name in _TABLES}
-        self._lock = threading.Lock()  # held while reading, so that the map never moves under a reader
-        self._pool = _Compressors()
+        self._dbs: dict[bytes, Database] = self._transact(
+            lambda txn: {name: self._env.open_db(name, txn=txn) for name in _TABLES}
+        )
 
     # Reading
 
@@ -73,7 +81,7 @@ class LmdbStore:
         return _unpacked(cid, value)
 
     def has(self, cid: Cid) -> bool:
-        return self.count(cid) is not None
+        return self._read(lambda txn: _has(txn, self._dbs[b"blocks"], cid))
 
     def count(self, cid: Cid) -> int | None:
         value = self._read(lambda txn: txn.get(cid, db=self._dbs[b"counts"]))
@@ -98,7 +106,7 @@ class LmdbStore:
 
     def cids(self) -> Iterator[Cid]:
         def scan(txn: Transaction) -> list[bytes]:
-            with txn.cursor(db=self._dbs[b"counts"]) as cursor:
+            with txn.cursor(db=self._dbs[b"blocks"]) as cursor:
                 if not cursor.set_range(position):
                     return []
                 return [key for key, _ in zip(cursor.iternext(values=False), range(4096))]
@@ -111,29 +119,38 @@ class LmdbStore:
     def usage(self) -> Usage:
         def scan(txn: Transaction) -> Usage:
             plain, stored = _sums(txn, self._dbs[b"sums"])
-            blocks = txn.stat(self._dbs[b"counts"])["entries"]
+            blocks = txn.stat(self._dbs[b"blocks"])["entries"]
             waiting = txn.stat(self._dbs[b"queue"])["entries"]
             return Usage(blocks, plain, stored, _file_bytes(self._directory / "data.mdb"), waiting)
 
         return self._read(scan)
 
+    def view(self, work: Callable[[Tables], _T]) -> _T:
+        return self._read(lambda txn: work(_Tables(txn, self._dbs, _NOTHING)))
+
     # Writing
 
     def apply(self, change: Change) -> int:
-        packed = self._pool.pack([data for cid, data in change.blocks.items() if not self.has(cid)])
+        packed = self._pool.pack(self._absent(change.blocks))
         return self._write(lambda tables: ledger.apply(tables, change), packed)
 
     def gc(self, blocks_max: int) -> Freed:
         return self._write(lambda tables: ledger.gc(tables, blocks_max))
 
-    def repair(self, work: Callable[[ledger.Transaction], _T]) -> _T:
-        """Run `work` on the tables in one write transaction. Only `check --repair` has a use for this."""
+    def repair(self, work: Callable[[Tables], _T]) -> _T:
         return self._write(work)
 
     def close(self) -> None:
-        with self._lock:
+        with self._writer, self._lock:
             self._env.close()
         self._pool.close()
+
+    def _absent(self, blocks: Mapping[Cid, bytes]) -> list[bytes]:
+        """Return the blocks that will most likely have to be stored."""
+        if not blocks:
+            return []
+        table = self._dbs[b"blocks"]
+        return self._read(lambda txn: [data for cid, data in blocks.items() if not _has(txn, table, cid)])
 
     # Transactions
 
@@ -148,14 +165,20 @@ class LmdbStore:
                 return work(txn)
 
     def _write(self, work: Callable[[_Tables], _T], packed: Mapping[int, bytes] = _NOTHING) -> _T:
-        with _translated():
+        def run(txn: Transaction) -> _T:
+            tables = _Tables(txn, self._dbs, packed)
+            result = work(tables)
+            tables.write_sums()
+            return result
+
+        return self._transact(run)
+
+    def _transact(self, work: Callable[[Transaction], _T]) -> _T:
+        with self._writer, _translated():
             for _ in range(limits.map_growths_max):
                 try:
                     with self._env.begin(write=True) as txn:
-                        tables = _Tables(txn, self._dbs, packed)
-                        result = work(tables)
-                        tables.write_sums()
-                        return result
+                        return work(txn)
                 except lmdb.MapResizedError:
                     with self._lock:
                         self._env.set_mapsize(0)
@@ -166,11 +189,15 @@ class LmdbStore:
 
     def _grow(self) -> None:
         size = self._env.info()["map_size"]
-        self._env.set_mapsize(_rounded(size + min(size, limits.map_bytes_step_max)))
+        self._env.set_mapsize(self._rounded(size + min(size, limits.map_bytes_step_max)))
+
+    def _rounded(self, size: int) -> int:
+        """A multiple of the map's starting size, so of the page size too."""
+        return -(-size // self._map_step) * self._map_step
 
 
 class _Tables:
-    """A ledger.Transaction over one LMDB write transaction."""
+    """Tables in one LMDB transaction."""
 
     def __init__(self, txn: Transaction, dbs: dict[bytes, Database], packed: Mapping[int, bytes]) -> None:
         self._txn = txn
@@ -183,18 +210,19 @@ class _Tables:
         self._txn.put(cid, value, db=self._blocks)
         self._add(len(data), len(value))
 
-    def peek(self, cid: Cid) -> bytes:
+    def has(self, cid: Cid) -> bool:
+        return _has(self._txn, self._blocks, cid)
+
+    def load(self, cid: Cid) -> Callable[[], bytes]:
         value = self._txn.get(cid, db=self._blocks)
         if value is None:
             raise NotFound(f"no block {cid} in this store")
-        return _unpacked(cid, value)
+        return functools.partial(_unpacked, cid, value)
 
-    def delete(self, cid: Cid) -> int:
-        value = self._txn.get(cid, db=self._blocks)
-        self._txn.delete(cid, db=self._counts)
+    def lose(self, cid: Cid) -> int:
+        value = self._txn.pop(cid, db=self._blocks)
         if value is None:
             return 0
-        self._txn.delete(cid, db=self._blocks)
         self._add(-_plain_bytes(value), -len(value))
         return len(value)
 
@@ -205,6 +233,9 @@ class _Tables:
     def set_count(self, cid: Cid, count: int) -> None:
         self._txn.put(cid, _COUNT.pack(count), db=self._counts)
 
+    def drop_count(self, cid: Cid) -> None:
+        self._txn.delete(cid, db=self._counts)
+
     def queue(self, cid: Cid) -> None:
         self._txn.put(cid, b"", db=self._queue)
 
@@ -212,9 +243,7 @@ class _Tables:
         self._txn.delete(cid, db=self._queue)
 
     def queued(self) -> Iterator[Cid]:
-        with self._txn.cursor(db=self._queue) as cursor:
-            for key in cursor.iternext(values=False):
-                yield Cid(key)
+        return self._keys(self._queue)
 
     def queue_length(self) -> int:
         return int(self._txn.stat(self._queue)["entries"])
@@ -229,11 +258,28 @@ class _Tables:
         else:
             self._txn.put(key, record, db=self._roots)
 
+    def cids(self) -> Iterator[Cid]:
+        return self._keys(self._blocks)
+
+    def counts(self) -> Iterator[tuple[Cid, int]]:
+        with self._txn.cursor(db=self._counts) as cursor:
+            for key, value in cursor:
+                yield Cid(key), _COUNT.unpack(value)[0]
+
+    def roots(self) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor(db=self._roots) as cursor:
+            yield from cursor
+
     def write_sums(self) -> None:
         if self._plain_more or self._stored_more:
             plain, stored = _sums(self._txn, self._sums)
             value = _SUMS.pack(max(0, plain + self._plain_more), max(0, stored + self._stored_more))
             self._txn.put(b"sums", value, db=self._sums)
+
+    def _keys(self, table: Database) -> Iterator[Cid]:
+        with self._txn.cursor(db=table) as cursor:
+            for key in cursor.iternext(values=False):
+                yield Cid(key)
 
     def _add(self, plain: int, stored: int) -> None:
         self._plain_more += plain
@@ -244,30 +290,45 @@ class _Compressors:
     """zstd on every core for a batch, on this thread for a few blocks."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._threads: _Threads | None = None
 
     def pack(self, blocks: list[bytes]) -> dict[int, bytes]:
         """Return the stored form of each block by the id() of its bytes (the caller keeps them alive)."""
         if sum(map(len, blocks)) < 4 * limits.MIB:
-            return {id(data): _packed(data) for data in blocks}
-        if self._threads is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="monofs-zstd")
-        packed = self._threads.map(_packed, blocks)
-        return dict(zip(map(id, blocks), packed, strict=True))
+            return _all_packed(blocks)
+        share = 4 * len(os.sched_getaffinity(0))  # a few turns for each core: one block at a time costs more than zstd
+        done: dict[int, bytes] = {}
+        for packed in self._started().map(_all_packed, [blocks[i::share] for i in range(share)]):
+            done.update(packed)
+        return done
 
     def close(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown()
+        with self._lock:
+            if self._threads is not None:
+                self._threads.shutdown()
+
+    def _started(self) -> _Threads:
+        with self._lock:
+            if self._threads is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="monofs-zstd")
+            return self._threads
 
 
 class _Threads(Protocol):
-    def map(self, fn: Callable[[bytes], bytes], blocks: list[bytes]) -> Iterator[bytes]: ...
+    def map(
+        self, fn: Callable[[list[bytes]], dict[int, bytes]], blocks: Iterable[list[bytes]]
+    ) -> Iterator[dict[int, bytes]]: ...
     def shutdown(self) -> None: ...
 
 
 _local = threading.local()
+
+
+def _all_packed(blocks: list[bytes]) -> dict[int, bytes]:
+    return {id(data): _packed(data) for data in blocks}
 
 
 def _packed(data: bytes) -> bytes:
@@ -298,7 +359,7 @@ def _unpacked(cid: Cid, value: bytes) -> bytes:
 
 def _plain_bytes(value: bytes) -> int:
     if value[:1] != _ZSTD:
-        return len(value) - 1
+        return max(0, len(value) - 1)
     try:
         return int(zstandard.frame_content_size(memoryview(value)[1:]))
     except zstandard.ZstdError:
@@ -310,6 +371,11 @@ def _sums(txn: Transaction, db: Database) -> tuple[int, int]:
     return (0, 0) if value is None else _SUMS.unpack(value)
 
 
+def _has(txn: Transaction, table: Database, cid: Cid) -> bool:
+    with txn.cursor(db=table) as cursor:
+        return bool(cursor.set_key(cid))  # unlike `get`, copies no value
+
+
 def _file_bytes(path: Path) -> int:
     try:
         return path.stat().st_blocks * 512
@@ -317,10 +383,19 @@ def _file_bytes(path: Path) -> int:
         return 0
 
 
-def _rounded(size: int) -> int:
-    """A multiple of the map's starting size, so of the page size too."""
-    step = limits.map_bytes_start
-    return -(-size // step) * step
+def _reserve(path: Path) -> None:
+    """Give a new lock file its room on the disk: LMDB maps it, and a map without room kills the process by SIGBUS."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(file).st_size == 0:
+                os.posix_fallocate(file, 0, (limits.readers_max + 64) * _READER_BYTES)
+        finally:
+            os.close(file)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(_FULL) from None
+        raise StoreError(f"cannot open the store: {path}: {error.strerror}") from None
 
 
 class _translated:
@@ -330,7 +405,14 @@ class _translated:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, lmdb.DiskError):
-            raise NoSpace("no space left on the store's disk; nothing was changed") from None
-        if isinstance(error, lmdb.Error) and not isinstance(error, (lmdb.MapFullError, lmdb.MapResizedError)):
-            raise StoreError(f"the store's database failed: {error}") from None
+        if not isinstance(error, lmdb.Error) or isinstance(error, (lmdb.MapFullError, lmdb.MapResizedError)):
+            return
+        if isinstance(error, lmdb.DiskError) or _QUOTA in str(error):
+            raise NoSpace(_FULL) from None
+        if isinstance(error, lmdb.ReadonlyError):
+            raise StoreError(f"cannot open the store: {error}") from None
+        raise StoreError(f"the store's database failed: {error}") from None
+
+
+_FULL: Final = "no space left on the store's disk; nothing was changed"
+_QUOTA: Final = os.strerror(errno.EDQUOT)  # LMDB tells this error by its text alone

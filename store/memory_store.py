@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from store import cid as cids
 from store import ledger
 from store.blocks import Change, Freed, Usage
 from store.cid import Algorithm, Cid
 from store.errors import NotFound
+from store.tables import Tables
+
+_T = TypeVar("_T")
 
 
 class _Tables:
-    """A ledger.Transaction over dicts."""
+    """Tables as dicts."""
 
     def __init__(self) -> None:
         self.blocks: dict[Cid, bytes] = {}
-        self.counts: dict[Cid, int] = {}
+        self.counted: dict[Cid, int] = {}
         self.waiting: dict[Cid, None] = {}
         self.records: dict[bytes, bytes] = {}
 
     def copy(self) -> _Tables:
         other = _Tables()
-        other.blocks, other.counts = dict(self.blocks), dict(self.counts)
+        other.blocks, other.counted = dict(self.blocks), dict(self.counted)
         other.waiting, other.records = dict(self.waiting), dict(self.records)
         return other
 
     def put(self, cid: Cid, data: bytes) -> None:
         self.blocks[cid] = data
 
-    def peek(self, cid: Cid) -> bytes:
-        return self.blocks[cid]
+    def has(self, cid: Cid) -> bool:
+        return cid in self.blocks
 
-    def delete(self, cid: Cid) -> int:
-        del self.counts[cid]
-        return len(self.blocks.pop(cid))
+    def load(self, cid: Cid) -> Callable[[], bytes]:
+        data = self.blocks.get(cid)
+        if data is None:
+            raise NotFound(f"no block {cid} in this store")
+        return lambda: data
+
+    def lose(self, cid: Cid) -> int:
+        return len(self.blocks.pop(cid, b""))
 
     def count(self, cid: Cid) -> int | None:
-        return self.counts.get(cid)
+        return self.counted.get(cid)
 
     def set_count(self, cid: Cid, count: int) -> None:
-        self.counts[cid] = count
+        self.counted[cid] = count
+
+    def drop_count(self, cid: Cid) -> None:
+        self.counted.pop(cid, None)
 
     def queue(self, cid: Cid) -> None:
         self.waiting[cid] = None
@@ -63,6 +75,15 @@ class _Tables:
         else:
             self.records[key] = record
 
+    def cids(self) -> Iterator[Cid]:
+        return iter(self.blocks)
+
+    def counts(self) -> Iterator[tuple[Cid, int]]:
+        return iter(self.counted.items())
+
+    def roots(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self.records.items())
+
 
 class MemoryStore:
     def __init__(self, algorithm: Algorithm = cids.BLAKE3) -> None:
@@ -75,16 +96,13 @@ class MemoryStore:
         return data
 
     def peek(self, cid: Cid) -> bytes:
-        try:
-            return self._tables.blocks[cid]
-        except KeyError:
-            raise NotFound(f"no block {cid} in this store") from None
+        return self._tables.load(cid)()
 
     def has(self, cid: Cid) -> bool:
-        return cid in self._tables.blocks
+        return self._tables.has(cid)
 
     def count(self, cid: Cid) -> int | None:
-        return self._tables.counts.get(cid)
+        return self._tables.count(cid)
 
     def cids(self) -> Iterator[Cid]:
         return iter(list(self._tables.blocks))
@@ -96,16 +114,19 @@ class MemoryStore:
         return sorted((k, r) for k, r in self._tables.records.items() if k.startswith(prefix))
 
     def apply(self, change: Change) -> int:
-        tables = self._tables.copy()
-        new = ledger.apply(tables, change)
-        self._tables = tables
-        return new
+        return self.repair(lambda tables: ledger.apply(tables, change))
 
     def gc(self, blocks_max: int) -> Freed:
+        return self.repair(lambda tables: ledger.gc(tables, blocks_max))
+
+    def view(self, work: Callable[[Tables], _T]) -> _T:
+        return work(self._tables.copy())
+
+    def repair(self, work: Callable[[Tables], _T]) -> _T:
         tables = self._tables.copy()
-        freed = ledger.gc(tables, blocks_max)
+        result = work(tables)
         self._tables = tables
-        return freed
+        return result
 
     def usage(self) -> Usage:
         size = sum(map(len, self._tables.blocks.values()))
