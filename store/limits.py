@@ -48,6 +48,7 @@ cache_node_count: Final = 2048
 map_bytes_start: Final = 256 * MIB
 map_bytes_step_max: Final = 64 * GIB
 map_growths_max: Final = 48
+disk_full_bytes: Final = 256 * KIB  # a disk with less room than this is full
 readers_max: Final = 1022
 
 read_bytes: Final = 1 * MIB  # of a file on disk at a time

@@ -54,7 +54,7 @@ class LmdbStore:
         self._writer = threading.Lock()  # held while writing: nor under a writer. Taken before `_lock`
         self._pool = _Compressors()
         _reserve(directory / "lock.mdb")
-        with _translated():
+        with _translated(self._directory):
             self._env = lmdb.open(
                 os.fspath(directory),
                 map_size=max(map_bytes, self._rounded(_file_bytes(directory / "data.mdb"))),
@@ -155,7 +155,7 @@ class LmdbStore:
     # Transactions
 
     def _read(self, work: Callable[[Transaction], _T]) -> _T:
-        with self._lock, _translated():
+        with self._lock, _translated(self._directory):
             try:
                 txn = self._env.begin()  # cheap: lmdb keeps a spare read transaction to renew
             except lmdb.MapResizedError:  # another process made the map larger
@@ -174,7 +174,7 @@ class LmdbStore:
         return self._transact(run)
 
     def _transact(self, work: Callable[[Transaction], _T]) -> _T:
-        with self._writer, _translated():
+        with self._writer, _translated(self._directory):
             for _ in range(limits.map_growths_max):
                 try:
                     with self._env.begin(write=True) as txn:
@@ -401,18 +401,28 @@ def _reserve(path: Path) -> None:
 class _translated:
     """LMDB's errors as ours. MapFull and MapResized are the store's own business and pass through."""
 
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, lmdb.Error) or isinstance(error, (lmdb.MapFullError, lmdb.MapResizedError)):
             return
-        if isinstance(error, lmdb.DiskError) or _QUOTA in str(error):
+        # LMDB reports a write that the disk cut short as an I/O error.
+        short = _IO_ERROR in str(error) and self._free_bytes() < limits.disk_full_bytes
+        if isinstance(error, lmdb.DiskError) or _QUOTA in str(error) or short:
             raise NoSpace(_FULL) from None
         if isinstance(error, lmdb.ReadonlyError):
             raise StoreError(f"cannot open the store: {error}") from None
         raise StoreError(f"the store's database failed: {error}") from None
 
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._directory)
+        return disk.f_bavail * disk.f_frsize
+
 
 _FULL: Final = "no space left on the store's disk; nothing was changed"
+_IO_ERROR: Final = os.strerror(errno.EIO)
 _QUOTA: Final = os.strerror(errno.EDQUOT)  # LMDB tells this error by its text alone
