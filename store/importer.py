@@ -22,19 +22,12 @@ from store.disk import Facts
 from store.entry import Entry
 from store.errors import StoreError, TooLarge
 from store.file import File
-from store.progress import SILENT, Progress
+from store.progress import SILENT, Progress, Skip
 from store.scan import Bounds, Path, Scan, opened, scan
 from store.version import Tree
 
 # Non-blocking: opening what has just become a fifo must not wait for somebody to write into it.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-
-class Skip(NamedTuple):
-    """`path` is relative to the tree's root."""
-
-    path: bytes
-    reason: str
 
 
 class Imported(NamedTuple):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
+
+
+class Skip(NamedTuple):
+    """Something that was left out, or is not whole; `path` is relative to the tree's root."""
+
+    path: bytes
+    reason: str
 
 
 class Progress(Protocol):
@@ -13,7 +20,7 @@ class Progress(Protocol):
         ...
 
     def file(self, path: bytes, size: int) -> None:
-        """A file of `size` bytes is next. Files are all that is not a directory."""
+        """A file of `size` bytes is next; in an export also a directory, whose entries are counted in advance."""
         ...
 
     def advance(self, size: int) -> None:
