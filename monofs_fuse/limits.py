@@ -29,3 +29,4 @@ start_seconds: Final = 60.0
 read_ahead_kb: Final = 1024
 save_retry_seconds: Final = 2.0
 leave_seconds: Final = 2.0
+exit_seconds: Final = 30.0

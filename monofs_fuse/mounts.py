@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 from pathlib import Path
 from typing import Any
 
-from monofs_fuse import control, mountpoint
+from monofs_fuse import control, limits, mountpoint
 from monofs_fuse.errors import MountError
 from store.errors import MonofsError
 
@@ -55,7 +56,10 @@ def umount(directory: str, *, lazy: bool = False, force: bool = False) -> str | 
             raise MountError(f"cannot reach the mount on {directory}: {error.strerror}") from None
         mountpoint.detach(real, lazy=True)
         return None
-    return str(control.ask(socket, {"op": "umount", "lazy": lazy, "force": force})["cid"])
+    reply = control.ask(socket, {"op": "umount", "lazy": lazy, "force": force})
+    if reply["ended"]:
+        _wait_for_exit(reply["pid"])  # so that the name can be mounted again at once
+    return str(reply["cid"])
 
 
 def status(store: Path, directory: str | None = None) -> list[Status]:
@@ -90,6 +94,17 @@ def status(store: Path, directory: str | None = None) -> list[Status]:
                 }
             )
     return found
+
+
+def _wait_for_exit(pid: int) -> None:
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return  # gone already, or in another pid namespace
+    try:
+        select.select([process], [], [], limits.exit_seconds)
+    finally:
+        os.close(process)
 
 
 def _ask_status(socket: str) -> Status:

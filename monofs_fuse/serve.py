@@ -199,9 +199,10 @@ class _Server:
         elif lazy:
             with trio.move_on_after(limits.leave_seconds):
                 await self._ended.wait()
-            return {"cid": str(self._saver.tree or self.cid)}
+            if not self._ended.is_set():
+                return {"cid": str(self._saver.tree or self.cid), "ended": False}
         await self._ended.wait()
-        return {"cid": str(self.cid)}
+        return {"cid": str(self.cid), "ended": True, "pid": os.getpid()}
 
     async def _last_answers(self) -> None:
         with trio.move_on_after(limits.leave_seconds):
