@@ -135,7 +135,12 @@ class LmdbStore:
         return self._write(lambda tables: ledger.apply(tables, change), packed)
 
     def gc(self, blocks_max: int) -> Freed:
-        return self._write(lambda tables: ledger.gc(tables, blocks_max))
+        try:
+            return self._write(lambda tables: ledger.gc(tables, blocks_max))
+        except NoSpace:
+            if blocks_max == 1:
+                raise
+            return self.gc(max(1, blocks_max // 16))  # a smaller step needs less room, and makes some
 
     def repair(self, work: Callable[[Tables], _T]) -> _T:
         return self._write(work)
@@ -171,7 +176,12 @@ class LmdbStore:
             tables.write_sums()
             return result
 
-        return self._transact(run)
+        try:
+            return self._transact(run)
+        except NoSpace:
+            # What the last transaction freed can be used only after one more.
+            self._transact(lambda txn: _add_to_sums(txn, self._dbs[b"sums"], 0, 0))
+            return self._transact(run)
 
     def _transact(self, work: Callable[[Transaction], _T]) -> _T:
         with self._writer, _translated(self._directory):
@@ -271,10 +281,8 @@ class _Tables:
             yield from cursor
 
     def write_sums(self) -> None:
-        if self._plain_more or self._stored_more:
-            plain, stored = _sums(self._txn, self._sums)
-            value = _SUMS.pack(max(0, plain + self._plain_more), max(0, stored + self._stored_more))
-            self._txn.put(b"sums", value, db=self._sums)
+        if self._plain_more or self._stored_more:  # a transaction that writes nothing costs nothing
+            _add_to_sums(self._txn, self._sums, self._plain_more, self._stored_more)
 
     def _keys(self, table: Database) -> Iterator[Cid]:
         with self._txn.cursor(db=table) as cursor:
@@ -369,6 +377,11 @@ def _plain_bytes(value: bytes) -> int:
 def _sums(txn: Transaction, db: Database) -> tuple[int, int]:
     value = txn.get(b"sums", db=db)
     return (0, 0) if value is None else _SUMS.unpack(value)
+
+
+def _add_to_sums(txn: Transaction, db: Database, plain_more: int, stored_more: int) -> None:
+    plain, stored = _sums(txn, db)
+    txn.put(b"sums", _SUMS.pack(max(0, plain + plain_more), max(0, stored + stored_more)), db=db)
 
 
 def _has(txn: Transaction, table: Database, cid: Cid) -> bool:
