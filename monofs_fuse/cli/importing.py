@@ -1,4 +1,4 @@
-"""Trees in and out of the store: import, export."""
+"""`monofs import`: a directory on disk goes into the store, all of it or nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from store.importer import Imported, import_directory
 from store.names import Name
 from store.repository import Repository
 from store.staging import Stage
-
-# import
 
 
 def import_options(parser: Parser) -> None:
@@ -85,8 +83,7 @@ def _read(repository: Repository, args: Args, batch: Batch) -> Imported:
             exclude=((own.st_dev, own.st_ino),),
             one_file_system=args.one_file_system,
         )
-    for path, reason in done.skipped:
-        output.note(f"skipped '{printable(path)}': {reason}")
+    output.skips(done.skipped)
     paths = [printable(path) for path, _ in done.skipped]
     count = f"{len(done.skipped)} file{'s' if len(done.skipped) > 1 else ''}"
     if done.skipped and args.strict:

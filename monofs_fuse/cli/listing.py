@@ -36,9 +36,10 @@ def ls(args: Args) -> int:
     shell would read them when it goes to a terminal. With -l the size of a directory is the
     sum of all file sizes below it.
 
-    JSON is a list of objects: name, path (from the target), kind, mode, uid, gid, size, nlink, mtime,
-    mtime_ns and where they apply cid, holes, target, rdev, entries. Bytes in names that are no
-    UTF-8 appear as \\udc80 to \\udcff, as Python's os.fsdecode has them.
+    JSON is a list of objects: name, path (from the target), kind, mode, uid, gid, size, nlink,
+    mtime, mtime_ns, cid (null where the content is too small for a block of its own) and where they
+    apply holes, target, rdev, entries. Bytes in names that are no UTF-8 appear as \\udc80 to \\udcff,
+    as Python's os.fsdecode has them.
 
     Examples:
       monofs ls src
@@ -75,9 +76,8 @@ def row(path: bytes, entry: Entry) -> dict[str, Any]:
         "nlink": links(entry),
         "mtime": moment(entry.mtime),
         "mtime_ns": entry.mtime,
+        "cid": str(entry.data) if isinstance(entry.data, Cid) else None,
     }
-    if isinstance(entry.data, Cid):
-        doc["cid"] = str(entry.data)
     if entry.holes:
         doc["holes"] = entry.holes
     if entry.is_dir:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from monofs_fuse.cli import listing, output
 from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, Place, find, opened
 from store import diff as diffs
-from store import directory, entry
+from store import directory, entry, links
 from store.batch import Nodes
 from store.diff import Difference
 from store.entry import Entry
@@ -78,9 +78,11 @@ def stat_options(parser: Parser) -> None:
 def stat(args: Args) -> int:
     """Show all that is stored about one file or directory.
 
-    `cid` names the content: of the whole tree for a tree's root, of the directory or the bytes for
-    what lies below. It is missing where the content is too small to have a block of its own.
-    JSON has what `monofs ls --json` has, and tree, xattrs and what is known of the target.
+    `cid` names the content: the whole tree for a tree's root, the directory or the bytes for what
+    lies below. There is none where the content is too small to have a block of its own.
+
+    JSON: what `monofs ls --json` has, and tree (the CID of the tree it is in), tree_name (null if a CID was
+    given), hard_links (its paths in that tree), xattrs.
 
     Examples:
       monofs stat src
@@ -102,8 +104,9 @@ def _description(repository: Repository, place: Place) -> dict[str, Any]:
     if not directory.names(place.target.path):
         doc["cid"] = str(place.target.tree)
     doc["tree"] = str(place.target.tree)
-    if place.target.name is not None:
-        doc["tree_name"] = place.target.name
+    doc["tree_name"] = place.target.name
+    path = b"/".join(directory.names(place.target.path))
+    doc["hard_links"] = [output.text(one) for one in links.group(repository.cache, place.tree.links, path)]
     pairs = entry.unpack_xattrs(repository.cache, place.entry)
     doc["xattrs"] = {output.text(name): output.text(value) for name, value in pairs}
     return doc
@@ -111,9 +114,11 @@ def _description(repository: Repository, place: Place) -> dict[str, Any]:
 
 def _readable(doc: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in doc.items():
-        if key in ("name", "mtime_ns") or (key == "xattrs" and not value):
+        if key in ("name", "mtime_ns") or value is None or value == {} or (key == "hard_links" and len(value) == 1):
             continue
-        if key == "xattrs":
+        if key == "hard_links":
+            value = ", ".join(map(_quoted, value))
+        elif key == "xattrs":
             value = ", ".join(f"{_quoted(name)}={_quoted(data)}" for name, data in value.items())
         elif key in ("path", "target"):
             value = _quoted(value or ".")

@@ -27,6 +27,14 @@ def note(text: str) -> None:
     print(f"monofs: {text}", file=sys.stderr)
 
 
+def skips(skipped: Iterable[tuple[bytes, str]]) -> None:
+    """Name what was left out, and why."""
+    from store.directory import printable
+
+    for path, reason in skipped:
+        note(f"skipped '{printable(path)}': {reason}")
+
+
 def document(doc: Any) -> None:
     """Print one JSON document. Bytes that are no UTF-8 appear as \\udc80 to \\udcff (Python's surrogateescape)."""
     line(json.dumps(doc, indent=2))
@@ -99,4 +107,4 @@ def table(rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
             cell.rjust(width) if index in right else cell if index == last else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths))
         ]
-        line("  ".join(cells))
+        line("  ".join(cells).rstrip())

@@ -32,17 +32,17 @@ class Grammar(NamedTuple):
 
 # bash
 
-# COMP_WORDS is of no use here: it is split at the : and = that names and options hold.
 _BASH: Final = r"""# bash completion for monofs; made by 'monofs completion bash'
 
 _monofs() {
-    local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT} verb= expect= word kind
+    local verb= expect= word kind cur raw
     local -a words=() store=()
     local -i position=0
-    read -a words <<<"$line" # undoes the backslashes before blanks, too
-    [[ $line == *[[:blank:]] && $line != *\\[[:blank:]] ]] && words+=('')
-    local cur=${words[${#words[@]} - 1]}
-    for word in "${words[@]:1:${#words[@]}-2}"; do
+    _monofs_words
+    raw=${words[-1]} cur=${raw//[\\\'\"]/}
+    unset 'words[-1]'
+    for word in "${words[@]:1}"; do
+        word=${word//[\\\'\"]/}
         if [[ $expect ]]; then
             [[ $expect == --store ]] && store=(--store "${word/#\~\//$HOME/}")
             expect=
@@ -69,20 +69,37 @@ _monofs() {
     fi
     COMPREPLY=()
     case $kind in
-        words*) COMPREPLY=($(compgen -W "${kind#words}" -- "$cur")) ;;
+        words*) mapfile -t COMPREPLY < <(compgen -W "${kind#words}" -- "$cur") ;;
         file) compopt -o default ;;
         directory) compopt -o dirnames ;;
         @STORED@) _monofs_ask "$kind" ;;
     esac
 }
 
+# The words up to the cursor, still quoted. Bash has them split at the : and = that names and options hold.
+_monofs_words() {
+    local rest=${COMP_LINE:0:COMP_POINT} word before
+    for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+        before=$rest
+        rest=${rest#"${rest%%[![:blank:]]*}"}
+        [[ $rest == "$word"* ]] || word=$rest # the cursor is inside of it
+        if [[ $rest == "$before" && ${#words[@]} -gt 0 ]]; then
+            words[-1]+=$word
+        else
+            words+=("$word")
+        fi
+        rest=${rest#"$word"}
+    done
+}
+
 _monofs_ask() {
     local found colon=
     # readline takes a word to begin after a colon
-    [[ $cur == *:* && $COMP_WORDBREAKS == *:* ]] && colon=${cur%"${cur##*:}"}
+    [[ $raw == *:* && $COMP_WORDBREAKS == *:* ]] && colon=${cur%"${cur##*:}"}
     while IFS= read -r found; do
         found=${found#"$colon"}
-        COMPREPLY+=("$(printf '%q' "$found")")
+        [[ $raw == [\'\"]* ]] || printf -v found %q "$found"
+        COMPREPLY+=("$found")
         [[ $found == */ ]] && compopt -o nospace
     done < <("${words[0]}" "${store[@]}" __complete "$1" "$cur" 2>/dev/null)
 }
@@ -129,7 +146,7 @@ def _bash_positionals(grammars: list[Grammar]) -> Iterator[tuple[str, str]]:
     for g in grammars:
         for index, value in enumerate(g.positionals):
             last = g.repeats and index == len(g.positionals) - 1
-            yield f"'{g.verb} '{'*' if last else index}", _bash_kind(value)
+            yield (f"'{g.verb} '*" if last else f"'{g.verb} {index}'"), _bash_kind(value)
 
 
 def _bash_kind(value: Value) -> str:
@@ -145,12 +162,14 @@ def _cases(pairs: Iterator[tuple[str, str]]) -> str:
 _ZSH: Final = r"""#compdef monofs
 # zsh completion for monofs; made by 'monofs completion zsh'
 
+# _arguments puts options for compadd before what we gave it.
 _monofs_ask() {
-    local -a found
-    found=("${(@f)$(_call_program $1 monofs ${(q)_monofs_store} __complete $1 ${(q)${(Q)PREFIX}} 2>/dev/null)}")
+    local kind=$argv[-1]
+    local -a found options=("${(@)argv[1,-2]}") ask=("${_monofs_store[@]}" __complete $kind "${(Q)PREFIX}")
+    found=("${(@f)$(_call_program $kind monofs "${(@q)ask}" 2>/dev/null)}")
     found=(${found:#})
-    compadd "${@:2}" -S '' -- ${(M)found:#*/}
-    compadd "${@:2}" -- ${found:#*/}
+    compadd "${(@)options}" -S '' -- ${(M)found:#*/}
+    compadd "${(@)options}" -- ${found:#*/}
 }
 
 _monofs() {

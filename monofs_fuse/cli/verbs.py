@@ -32,8 +32,8 @@ class Verb(NamedTuple):
 
 GROUPS: Final = {
     "Trees in and out": (
-        Verb("import", "trees", "import_", "store a directory tree; prints its CID"),
-        Verb("export", "trees", "export", "write a tree to a directory or a tar file"),
+        Verb("import", "importing", "import_", "store a directory tree; prints its CID"),
+        Verb("export", "exporting", "export", "write a tree to a directory or a tar file"),
     ),
     "Working in a tree": (
         Verb("mount", "mounts", "mount", "mount a tree to read and write it"),
@@ -57,7 +57,7 @@ GROUPS: Final = {
         Verb("init", "upkeep", "init", "make a store (done by itself on first use)"),
         Verb("store-info", "upkeep", "store_info", "where the store is and how much is in it"),
         Verb("gc", "upkeep", "gc", "delete what nothing refers to"),
-        Verb("check", "upkeep", "check", "verify every block and every count"),
+        Verb("check", "checking", "check", "verify every block and every count"),
     ),
     "The shell": (Verb("completion", "completion", "completion", "print a completion script for bash, zsh or fish"),),
 }

@@ -1,0 +1,145 @@
+"""The real `monofs`, run as users run it: its own process, its own store."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROGRAM = os.path.join(sysconfig.get_path("scripts"), "monofs")
+SECONDS_MAX = 60  # against a hang; nothing here should take a second
+
+
+# Another user may not be able to read this Python, so it is loaded first.
+_AS_USER = """
+import grp, importlib, os, pkgutil, pwd, sys
+import fastcdc.fastcdc_cy, monofs_fuse.cli, store
+for package in (store, monofs_fuse.cli):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+user = int(sys.argv.pop(1))
+os.setgroups([])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+sys.exit(monofs_fuse.cli.main())
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.splitlines()
+
+
+@dataclass
+class Monofs:
+    """`monofs` with a store in a temporary directory."""
+
+    directory: Path
+    more: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Path:
+        return self.directory / "store"
+
+    @property
+    def env(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "TERM")}
+        path = os.path.dirname(PROGRAM) + ":" + kept.get("PATH", "")
+        home = {"HOME": str(self.directory), "TZ": "UTC", "MONOFS_STORE": str(self.store)}
+        return {**kept, "PATH": path, **home, **self.more}
+
+    def run(self, *args: str | bytes, cwd: Path | None = None, user: int | None = None, **env: str) -> Result:
+        """Run one command to its end, with neither stdout nor stderr on a terminal."""
+        command = [PROGRAM] if user is None else [sys.executable, "-c", _AS_USER, str(user)]
+        done = subprocess.run(
+            [*command, *args],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**self.env, **env},
+            cwd=cwd or self.directory,
+            timeout=SECONDS_MAX,
+        )
+        return Result(done.returncode, done.stdout, done.stderr.decode())
+
+    def ok(self, *args: str | bytes, **options: Any) -> Result:
+        result = self.run(*args, **options)
+        assert result.code == 0, result.err
+        return result
+
+    def fails(self, *args: str | bytes, code: int = 1, **options: Any) -> str:
+        """Run a command that must fail; returns the one line that says why."""
+        result = self.run(*args, **options)
+        assert (result.code, result.out) == (code, b""), result
+        assert result.err.startswith("monofs") and result.err.count("\n") == 1, result.err
+        return result.err
+
+    def start(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start a command with pipes for stdout and stderr."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([PROGRAM, *args], stdout=pipe, stderr=pipe, env=self.env, cwd=self.directory)
+
+    def on_terminal(self, *args: str, stdout: bool = True, stderr: bool = True) -> tuple[int, bytes, bytes]:
+        """Run a command with a terminal; returns (exit code, what the terminal got, what the pipe got)."""
+        master, slave = pty.openpty()
+        reader, writer = os.pipe()
+        process = subprocess.Popen(
+            [PROGRAM, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=slave if stdout else writer,
+            stderr=slave if stderr else writer,
+            env={**self.env, "TERM": "xterm", "COLUMNS": "120"},
+            cwd=self.directory,
+        )
+        os.close(slave)
+        os.close(writer)
+        seen = {master: b"", reader: b""}
+        waiting = [master, reader]
+        while waiting:
+            for fd in select.select(waiting, [], [], SECONDS_MAX)[0]:
+                try:
+                    data = os.read(fd, 65536)
+                except OSError:  # how Linux says that nobody has the terminal any more
+                    data = b""
+                seen[fd] += data
+                if not data:
+                    waiting.remove(fd)
+                    os.close(fd)
+        return process.wait(SECONDS_MAX), seen[master], seen[reader]
+
+    def modules(self, *args: str) -> set[str]:
+        """Run a command and return the modules that were loaded when it ended."""
+        script = "import sys; from monofs_fuse.cli import main; main(); print(*sys.modules, file=sys.stderr)"
+        command = [sys.executable, "-c", script, *args]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self.env, check=True)
+        return set(done.stderr.decode().splitlines()[-1].split())
+
+
+def plant(directory: Path, files: Mapping[str, bytes]) -> Path:
+    """Make files below `directory`; returns it."""
+    for path, data in files.items():
+        target = directory / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return directory
