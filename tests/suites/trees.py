@@ -306,6 +306,8 @@ def assert_same(ours: dict[bytes, Facts], theirs: dict[bytes, Facts], ignore: tu
     for path in sorted(ours.keys() & theirs.keys()):
         for field, a, b in zip(Facts._fields, ours[path], theirs[path], strict=True):
             if a != b and field not in ignore:
+                if isinstance(a, tuple) and isinstance(b, tuple):
+                    a, b = sorted(set(a) - set(b)), sorted(set(b) - set(a))
                 problems.append(f"{path[-80:]!r}: {field} {a!r} became {b!r}"[:500])
     assert not problems, "\n".join(problems[:20])
 
