@@ -14,6 +14,7 @@ dirty_names_hard: Final = 40_000
 
 # The kernel is asked to forget the oldest inodes over this many.
 inodes_max: Final = 60_000
+trim_seconds: Final = 1.0
 
 links_max: Final = 1 << 20
 xattr_set_bytes_max: Final = 384 * 1024

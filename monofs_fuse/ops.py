@@ -79,6 +79,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             return _absent()
         return self._known(inode)
 
+    @_answering
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
             self.tree.forget(ino, count)

@@ -106,6 +106,9 @@ class Saver:
             if str(error) != str(self.error):
                 log.error("cannot save: %s", error)
             self.error = error
+        except Exception as error:  # nobody thought of it: the edits are unsaved again, and the mount goes on
+            log.exception("cannot save")
+            self.error = StoreError(f"cannot save: {error!r}")
         for waiter in waiters:
             waiter.error = self.error
             waiter.done.set()

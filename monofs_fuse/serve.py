@@ -68,6 +68,7 @@ class _Server:
         self.operations = Operations(self._tree, self._saver, os.fspath(repository.path), about)
         self.cid = session.tree
         self._ended = trio.Event()
+        self._next_trim = 0.0
         self._answering = 0
         self._answered = trio.Event()
 
@@ -77,11 +78,18 @@ class _Server:
             nursery.start_soon(self._signals)
             nursery.start_soon(self._saver.run)
             nursery.start_soon(self._announce)
-            await pyfuse3.main()
+            await self._requests()
             self.cid = await self._finish()
             self._ended.set()
             await self._last_answers()
             nursery.cancel_scope.cancel()
+
+    async def _requests(self) -> None:
+        """Serve until unmounted. Whatever ends it, the edits are still in memory and the last commit follows."""
+        try:
+            await pyfuse3.main()
+        except Exception:
+            log.exception("the FUSE session broke; saving what there is")
 
     async def _announce(self) -> None:
         await trio.to_thread.run_sync(os.stat, self._session.mountpoint)
@@ -103,6 +111,9 @@ class _Server:
 
     def _trim(self) -> None:
         """Ask the kernel to forget the oldest inodes, so that the table stays bounded."""
+        if trio.current_time() < self._next_trim:
+            return
+        self._next_trim = trio.current_time() + limits.trim_seconds
         for directory, name in self._tree.table.surplus(limits.inodes_max):
             pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
 

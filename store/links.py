@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from store import tree
+from store import limits, tree
 from store.batch import Batch, Nodes
 from store.cid import Cid
 from store.errors import Corrupt
@@ -52,10 +52,13 @@ def groups_below(source: Nodes, root: Cid | None, directory: bytes) -> Iterator[
 
 
 def changed(batch: Batch, root: Cid | None, gone: Iterable[Group], new: Iterable[Group]) -> Cid | None:
-    """Return the tree of links without the groups `gone` and with the groups `new` (those of one path are none)."""
+    """Return the tree of links without the groups `gone` and with the groups `new` (those of one path are none).
+
+    A group with a path over `link_path_bytes_max` is left out: its paths are then files of their own.
+    """
     changes: dict[bytes, Item | None] = {path: None for paths in gone for path in paths}
     for paths in new:
-        if len(paths) > 1:
+        if len(paths) > 1 and max(map(len, paths)) <= limits.link_path_bytes_max:
             ring = sorted(paths)
             changes.update((path, [path, following]) for path, following in zip(ring, ring[1:] + ring[:1]))
     return tree.edit(batch, LINKS, root, changes)
