@@ -142,6 +142,7 @@ class Table:
         self.root.lookups = 1
         self._inodes: dict[int, Inode] = {ROOT: self.root}
         self._overrides: dict[tuple[int, bytes], int] = {}  # forgotten inodes whose number is not that of their name
+        self._reserved: set[int] = set()  # the numbers in there: nobody else may have them
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -157,9 +158,11 @@ class Table:
 
     def add(self, parent: Directory, name: bytes, entry: Entry) -> Inode:
         """Make the inode for `name` in `parent`."""
-        ino = self._overrides.pop((parent.ino, name), 0) or _number(parent.ino, name)
-        while ino in self._inodes:  # a file that lost this name and is still open, or a chance in 2^63
-            ino += 1
+        ino = self._overridden(parent, name)
+        if not ino:
+            ino = _number(parent.ino, name)
+            while ino in self._inodes or ino in self._reserved:  # a file that lost this name, or a chance in 2^63
+                ino += 1
         inode = Directory(ino, entry) if entry.is_dir else Inode(ino, entry)
         self._inodes[ino] = inode
         self.attach(inode, parent, name)
@@ -172,7 +175,7 @@ class Table:
     def detach(self, inode: Inode, parent: Directory, name: bytes) -> None:
         inode.names.remove((parent, name))
         del parent.children[name]
-        self._overrides.pop((parent.ino, name), None)
+        self._overridden(parent, name)
 
     def drop(self, inode: Inode) -> None:
         """Forget an inode and, going up, every directory that was only here for it."""
@@ -180,14 +183,27 @@ class Table:
             del self._inodes[inode.ino]
             if not inode.names:
                 return
-            first_parent, first_name = inode.names[0]
-            if inode.ino != _number(first_parent.ino, first_name) and len(self._overrides) < _OVERRIDES_MAX:
-                self._overrides[first_parent.ino, first_name] = inode.ino
-            for parent, name in inode.names[1:]:
-                del parent.children[name]
-                self.drop(parent)
+            # It comes back by its smallest path, as the committed tree of links has it.
+            first = min(inode.names, key=lambda place: _below(*place)) if len(inode.names) > 1 else inode.names[0]
+            self._remember(inode.ino, *first)
+            for parent, name in inode.names:
+                if (parent, name) != first:
+                    del parent.children[name]
+                    self.drop(parent)
+            first_parent, first_name = first
             del first_parent.children[first_name]
             inode = first_parent
+
+    def _remember(self, ino: int, parent: Directory, name: bytes) -> None:
+        if ino != _number(parent.ino, name) and len(self._overrides) < _OVERRIDES_MAX:
+            self._overrides[parent.ino, name] = ino
+            self._reserved.add(ino)
+
+    def _overridden(self, parent: Directory, name: bytes) -> int:
+        """Return the number remembered for a name, or 0, and remember it no more."""
+        ino = self._overrides.pop((parent.ino, name), 0)
+        self._reserved.discard(ino)
+        return ino
 
     def _is_needless(self, inode: Inode) -> bool:
         if inode.lookups > 0 or inode.opens or inode.draft is not None or inode.regrouped or inode.ino == ROOT:
