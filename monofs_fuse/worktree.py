@@ -192,7 +192,7 @@ class Worktree:
             at, name = at.names[0]
 
     def _regroup(self, inode: Inode) -> None:
-        if not inode.is_dir and (len(inode.names) > 1 or inode.linked):
+        if not inode.is_dir and (len(inode.names) > 1 or inode.linked or inode in self.regrouping):
             inode.regrouped = True
             self.regrouped[inode] = None
 

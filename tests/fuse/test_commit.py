@@ -1,0 +1,99 @@
+"""Commits while names move: hard links across directories, directories that are renamed before, during and after."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from store.entry import Entry
+from tests.fuse.model import FLAGS, Pair
+from tests.store.models import tiny
+
+NAMES = [b"a", b"b", b"c"]
+DIRECTORIES = [b"a", b"a/a", b"a/b", b"b", b"b/a"]
+FILE, DIRECTORY = Entry("file", 0o644), Entry("dir", 0o755)
+
+Step = tuple[str, *tuple[Any, ...]]
+"""The name of a method of Pair, and its arguments."""
+
+
+def some_path(rng: random.Random, pair: Pair) -> bytes:
+    """Return a path that is there, or one next to it."""
+    at = b""
+    while (node := pair.find(at)) is not None and node.is_dir and at.count(b"/") < 4:
+        there = sorted(node.names) if rng.random() < 0.7 else NAMES
+        name = rng.choice(there or NAMES)
+        at = at + b"/" + name if at else name
+        if rng.random() < 0.4:
+            return at
+    return at
+
+
+def some_step(rng: random.Random, pair: Pair) -> Step:
+    """Return a random operation; most are about links and directories, and commits."""
+    path = some_path(rng, pair)
+    steps: dict[Step, int] = {
+        ("create", path, FILE): 6,
+        ("create", path, DIRECTORY): 4,
+        ("link", path, some_path(rng, pair)): 12,
+        ("unlink", path): 6,
+        ("rmdir", path): 3,
+        ("rename", path, some_path(rng, pair), rng.choice(FLAGS)): 24,
+        ("write_at", path, rng.randrange(40), rng.randbytes(rng.randrange(60))): 5,
+        ("open", path): 2,
+        ("close", rng.randrange(9)): 2,
+        ("forget_all",): 2,
+        ("forget_one", rng.randrange(99)): 2,
+        ("look", path): 1,
+        ("check_open",): 1,
+        ("check_counts",): 1,
+        ("freeze",): 8,
+        ("save",): 8,
+        ("settle",): 6,
+        ("undo", rng.randint(1, 3)): 1,
+        ("commit",): 1,
+    }
+    return rng.choices(list(steps), list(steps.values()))[0]
+
+
+def beginning(rng: random.Random) -> list[Step]:
+    """Directories, with files that are linked from one to another."""
+    steps: list[Step] = [("create", path, DIRECTORY) for path in DIRECTORIES]
+    for path in DIRECTORIES:
+        steps += [("create", path + b"/c", FILE), ("link", path + b"/c", rng.choice(DIRECTORIES) + b"/d")]
+    return [*steps, ("commit",), ("forget_all",)]
+
+
+END: list[Step] = [("check_open",), ("settle",), ("look",), ("remount",), ("look",), ("check_forgotten",)]
+
+
+def hammer(seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    with tiny() as chunker:
+        pair, done = Pair(chunker), list[Step]()
+        try:
+            for step in beginning(rng):
+                done.append(step)
+                pair.do(step)
+            for _ in range(count):
+                done.append(some_step(rng, pair))
+                pair.do(done[-1])
+            for step in END:
+                done.append(step)
+                pair.do(step)
+        except BaseException:
+            print(f"hammer({seed}, {count})", *done, sep="\n")
+            raise
+
+
+def test_links_and_renames_during_commits(rng: random.Random) -> None:
+    for _ in range(120):
+        hammer(rng.randrange(1 << 32), 60)
+
+
+@pytest.mark.slow
+def test_links_and_renames_during_commits_at_length(rng: random.Random) -> None:
+    for _ in range(3000):
+        hammer(rng.randrange(1 << 32), 80)
