@@ -208,7 +208,7 @@ class Table:
     def _is_needless(self, inode: Inode) -> bool:
         if inode.lookups > 0 or inode.opens or inode.draft is not None or inode.regrouped or inode.ino == ROOT:
             return False
-        if inode.ino not in self._inodes or any(parent.is_unsettled(name) for parent, name in inode.names):
+        if self._inodes.get(inode.ino) is not inode or any(parent.is_unsettled(name) for parent, name in inode.names):
             return False
         return not (isinstance(inode, Directory) and (inode.children or inode.dirty or inode.committing))
 

@@ -132,3 +132,13 @@ def test_surplus_is_the_oldest_that_nobody_needs(table: Table) -> None:
         known(table, table.root, b"%d" % number)
     assert list(table.surplus(5)) == [(1, b"0"), (1, b"1"), (1, b"2")]
     assert list(table.surplus(100)) == []
+
+
+def test_a_file_that_was_dropped_already_does_not_take_its_successor_along(table: Table) -> None:
+    gone = known(table, table.root, b"a")
+    table.detach(gone, table.root, b"a")
+    forget(table, gone)
+    successor = known(table, table.root, b"a")
+    assert successor.ino == gone.ino
+    table.drop(gone)  # a commit under way still knew it
+    assert table.get(successor.ino) is successor
