@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lmdb
+
+from store.cid import parse
+
 PROGRAM = os.path.join(sysconfig.get_path("scripts"), "monofs")
 SECONDS_MAX = 60  # against a hang; nothing here should take a second
 
@@ -143,3 +147,12 @@ def plant(directory: Path, files: Mapping[str, bytes]) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     return directory
+
+
+def damage(monofs: Monofs, cid: str) -> None:
+    """Change a byte of a block in the database."""
+    with lmdb.open(os.fspath(monofs.store / "lmdb"), max_dbs=8) as env, env.begin(write=True) as txn:
+        blocks = env.open_db(b"blocks", txn=txn)
+        value = bytearray(txn.get(parse(cid), db=blocks))
+        value[-1] ^= 1
+        txn.put(parse(cid), bytes(value), db=blocks)

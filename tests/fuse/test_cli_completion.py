@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from monofs_fuse.cli import verbs
-from tests.fuse.cli_command import PROGRAM, SECONDS_MAX, Monofs, plant
+from tests.fuse.cli_command import SECONDS_MAX, Monofs, plant
 
 SHELLS = ("bash", "zsh", "fish")
 ALL = "\x1b*"  # bash: put in all that could follow
 
 
-@pytest.fixture
-def monofs(tmp_path: Path) -> Monofs:
+@pytest.fixture(scope="module")
+def monofs(tmp_path_factory: pytest.TempPathFactory) -> Monofs:
     """A store with the names docs, docs-old, v:1, v:22 (with /deep/ and 'a b') and a pin."""
-    monofs = Monofs(tmp_path)
-    tree = plant(tmp_path / "tree", {"deep/er/x": b"x", "deep/y": b"y", "a b": b"z"})
+    monofs = Monofs(tmp_path_factory.mktemp("completion"))
+    tree = plant(monofs.directory / "tree", {"deep/er/x": b"x", "deep/y": b"y", "a b": b"z"})
     for name in ("docs", "docs-old", "v:1", "v:22"):
         monofs.ok("import", str(tree), "--name", name)
     plant(tree, {"one more": b"1"})
@@ -193,7 +193,3 @@ def wait_for(terminal: int, keys: str, word: bytes) -> None:
     while word not in seen:
         assert select.select([terminal], [], [], SECONDS_MAX)[0], f"waited in vain for {word!r} in {seen!r}"
         seen += os.read(terminal, 65536)
-
-
-def test_the_program_under_test_is_there() -> None:
-    assert os.access(PROGRAM, os.X_OK)
