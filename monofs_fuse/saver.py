@@ -42,6 +42,7 @@ class Saver:
         self.last_commit = time.time()
         self._next_gc = 0.0
         self.on_commit: Callable[[], None] = lambda: None
+        self.before_waiting: Callable[[], None] = lambda: None
 
     @property
     def tree(self) -> Cid | None:
@@ -149,6 +150,7 @@ class Saver:
         waiter = _Waiter()
         self._waiters.append(waiter)
         self._wanted.set()
+        self.before_waiting()
         await waiter.done.wait()
         if waiter.error is not None:
             raise waiter.error

@@ -20,6 +20,7 @@ from monofs_fuse.head import Head
 from monofs_fuse.ops import Operations
 from monofs_fuse.saver import Saver
 from monofs_fuse.session import Session
+from monofs_fuse.turns import Turns
 from monofs_fuse.worktree import Worktree
 from store import version
 from store.errors import MonofsError
@@ -34,6 +35,7 @@ def run(session: Session, ready: Callable[[], None]) -> str:
         pyfuse3.init(server.operations, session.mountpoint, _options(session))
     except RuntimeError as error:
         raise MountError(f"cannot mount on {session.mountpoint}: {error}") from None
+    server.take_turns()
     try:
         trio.run(server.run)
     finally:
@@ -72,6 +74,10 @@ class _Server:
         self._answering = 0
         self._answered = trio.Event()
 
+    def take_turns(self) -> None:
+        self._turns = Turns()
+        self._saver.before_waiting = self._turns.over
+
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._listen)
@@ -87,7 +93,7 @@ class _Server:
     async def _requests(self) -> None:
         """Serve until unmounted. Whatever ends it, the edits are still in memory and the last commit follows."""
         try:
-            await pyfuse3.main()
+            await self._turns.serve()
         except Exception:
             log.exception("the FUSE session broke; saving what there is")
 
@@ -145,7 +151,7 @@ class _Server:
                     continue
                 with trio.move_on_after(limits.leave_seconds):
                     await self._ended.wait()
-                pyfuse3.terminate()
+                self._turns.stop()
 
     # The control socket
 
@@ -206,7 +212,7 @@ class _Server:
     async def _umount(self, lazy: bool, force: bool) -> control.Doc:
         await self._leave(lazy=lazy or force)
         if force:
-            pyfuse3.terminate()
+            self._turns.stop()
         elif lazy:
             with trio.move_on_after(limits.leave_seconds):
                 await self._ended.wait()
