@@ -1,8 +1,8 @@
 """Turns: which of pyfuse3's workers reads the next request.
 
-By themselves the workers pass a lock to one another at every request and arm epoll each time, which costs about as much
-as the request. Here one worker keeps the turn for as long as its handlers answer at once; a handler that must wait hands
-it over first (`Turns.over`). Between requests the descriptor is polled a few times before trio parks the worker.
+By themselves the workers pass a lock to one another at every request and arm epoll each time, which costs about as
+much as the request. Here one worker keeps the turn for as long as its handlers answer at once; a handler that must
+wait hands it over first (`Turns.over`). Between requests the descriptor is polled a few times before the worker parks.
 """
 
 from __future__ import annotations
