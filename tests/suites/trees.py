@@ -10,10 +10,14 @@ import resource
 import socket
 import stat
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from store.chunker import FastCdc
 
 _T = TypeVar("_T")
 
@@ -316,23 +320,65 @@ def assert_same(ours: dict[bytes, Facts], theirs: dict[bytes, Facts], ignore: tu
 
 
 def as_nobody(work: Callable[[], _T]) -> _T:
-    """Return what `work` returns when an ordinary user calls it, in a process of its own."""
+    """Return what `work` returns when an ordinary user calls it."""
+
+    def demoted() -> _T:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        return work()
+
+    found = in_child(demoted)
+    assert found is not None, "the child died"
+    return found
+
+
+def in_child(work: Callable[[], _T]) -> _T | None:
+    """Return what `work` returns in a process of its own; None if that process is killed."""
+    FastCdc()  # compiled modules are loaded before the fork: another user may not reach them
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.close(reader)
         try:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            answer = pickle.dumps((True, work()))
+            answer = pickle.dumps((work(), None))
         except BaseException as error:
-            answer = pickle.dumps((False, f"{type(error).__name__}: {error}"))
+            answer = pickle.dumps((None, f"{type(error).__name__}: {error}"))
         with os.fdopen(writer, "wb") as out:
             out.write(answer)
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as answered:
-        good, result = pickle.loads(answered.read())
+        data = answered.read()
     os.waitpid(pid, 0)
-    assert good, result
+    if not data:
+        return None
+    result, problem = pickle.loads(data)
+    assert problem is None, problem
     return result
+
+
+# Places
+
+
+@contextmanager
+def ground() -> Iterator[Path]:
+    """A directory that every user may use, whose removal does not mind how deep or how closed its trees are."""
+    made = Path(tempfile.mkdtemp(prefix="monofs-test-"))
+    made.chmod(0o1777)
+    try:
+        yield made
+    finally:
+        subprocess.run(["chmod", "-R", "u+rwx", made], check=False, capture_output=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", made], check=True)
+
+
+@contextmanager
+def tmpfs(at: Path, size: str) -> Iterator[Path]:
+    """A small disk, mounted on `at`."""
+    at.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", at], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", at], check=True)
