@@ -41,7 +41,6 @@ class FrozenDirectory:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    number: int
     root: Directory
     root_entry: Entry
     directories: dict[Directory, FrozenDirectory]  # the deepest first
@@ -78,8 +77,7 @@ def freeze(tree: Worktree) -> Frozen:
     gone = [inode.linked for inode in groups if inode.linked]
     tree.regrouping, tree.regrouped = tree.regrouped, {}
     tree.dirty_directories, tree.dirty_names, tree.root_is_dirty, tree.unsaved_bytes = {}, 0, False, 0
-    number, tree.commit_number = tree.commit_number, tree.commit_number + 1
-    return Frozen(number, tree.root, tree.root.entry(), frozen, files, tree.links, groups, gone, tuple(tree.orphans))
+    return Frozen(tree.root, tree.root.entry(), frozen, files, tree.links, groups, gone, tuple(tree.orphans))
 
 
 def _frozen(inode: Inode | None, tree: Worktree, files: dict[Inode, FrozenFile]) -> Entry | Inode | None:
@@ -146,7 +144,6 @@ def settle(tree: Worktree, frozen: Frozen, written: Written) -> None:
     for inode in written.failed:
         _fold(tree, inode)
     tree.links = written.links
-    tree.saved_number = frozen.number
     for inode, paths in frozen.groups.items():
         inode.linked = paths if len(paths) > 1 else ()
         inode.regrouped = inode in tree.regrouped

@@ -96,7 +96,7 @@ class Inode:
 class Directory(Inode):
     """`base` is the tree last committed. Names in `dirty` or `committing` are as `children` says: there, or gone."""
 
-    __slots__ = ("base", "children", "committing", "dirty", "moved", "subdirectories", "total")
+    __slots__ = ("base", "children", "committing", "dirty", "subdirectories", "total")
 
     def __init__(self, ino: int, entry: Entry) -> None:
         super().__init__(ino, entry)
@@ -106,7 +106,6 @@ class Directory(Inode):
         self.children: dict[bytes, Inode] = {}
         self.dirty: set[bytes] = set()
         self.committing: set[bytes] = set()
-        self.moved = -1  # the last commit number during which it got another path
 
     @property
     def is_dir(self) -> bool:

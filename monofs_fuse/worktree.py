@@ -41,8 +41,6 @@ class Worktree:
         self.blocks = blocks
         self.table = Table(committed.root)
         self.links: Cid | None = committed.links  # of the committed tree
-        self.commit_number = 0  # of the next commit
-        self.saved_number = -1  # of the last commit that was stored
         self.unsaved_bytes = 0  # in drafts that are not being committed
         self.dirty_names = 0
         self.dirty_directories: dict[Directory, None] = {}
@@ -336,31 +334,21 @@ class Worktree:
     def _moving(self, inode: Inode) -> None:
         """A directory is about to get another path: so do the hard-linked files below it.
 
-        While no directory above has moved since the last commit, its path is that in the committed tree of links.
-        Groups below one that has moved were all found when it did.
+        A path that is not that of the committed tree finds too much at worst: whatever has moved since was found when
+        it did, and is live.
         """
         if not isinstance(inode, Directory):
             return
-        if self.links is not None and self._is_settled(inode):
+        if self.links is not None:
             live = {i.linked: i for i in (*self.regrouped, *self.regrouping)}
             for group in list(links.groups_below(self.blocks, self.links, path_of(inode))):
                 self._regroup(live.get(group) or self._inode_of(group))
         for linked in self.regrouping:
             self._regroup(linked)
-        inode.moved = self.commit_number
 
     def _inode_of(self, group: links.Group) -> Inode:
         above, _, name = group[0].rpartition(b"/")
         return self.existing(self._committed_directory(above), name)
-
-    def _is_settled(self, directory: Directory) -> bool:
-        """True if nothing on the way to `directory` has moved since the committed tree was frozen."""
-        at: Directory | None = directory
-        while at is not None:
-            if at.moved > self.saved_number:
-                return False
-            at = at.parent
-        return True
 
     def _names_changed(self, directory: Directory) -> None:
         directory.mtime = directory.ctime = _now()

@@ -464,6 +464,11 @@ class Pair:
         if node := self.find(path):
             self.write(node, self.walk_to(path), offset, data)
 
+    def write_open(self, index: int, offset: int, data: bytes) -> None:
+        if self.opened:
+            node = self.opened[index % len(self.opened)]
+            self.write(node, self.tree.inode(node.ino), offset, data)
+
     def truncate(self, node: Node, inode: Inode, size: int) -> None:
         if node.kind == "file":
             self.expect(None, lambda: self.tree.truncate(inode, size))
@@ -547,6 +552,7 @@ class Pair:
         self.settle()
         assert not self.tree.is_dirty
         assert not self.tree.regrouped and not self.tree.regrouping
+        assert all(inode.draft is None for inode in self.tree.table) and self.tree.unsaved_bytes == 0
 
     def check_saved(self) -> None:
         """The committed tree is what the model was at the freeze, to the CID."""

@@ -43,6 +43,7 @@ def some_step(rng: random.Random, pair: Pair) -> Step:
         ("rename", path, some_path(rng, pair), rng.choice(FLAGS)): 24,
         ("write_at", path, rng.randrange(40), rng.randbytes(rng.randrange(60))): 5,
         ("open", path): 2,
+        ("write_open", rng.randrange(9), rng.randrange(40), rng.randbytes(rng.randrange(60))): 3,
         ("close", rng.randrange(9)): 2,
         ("forget_all",): 2,
         ("forget_one", rng.randrange(99)): 2,
