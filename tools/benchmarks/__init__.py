@@ -1,0 +1,1 @@
+"""monofs measured beside its peers, on one machine, in one run."""
