@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from store import entry as entries
 from store.batch import Nodes
@@ -14,6 +14,8 @@ from store.entry import Entry
 from store.errors import Corrupt, NotFound
 
 Report = Callable[[str], None]
+
+_UNCHANGED: Final = (1 << 32) - 1  # chown takes this for "leave it as it is"
 
 
 class Where(NamedTuple):
@@ -49,6 +51,9 @@ class Restorer:
     def _restore_owner(self, where: Where, entry: Entry, report: Report) -> int:
         """Returns the mode bits that the file must not have, since its owner or group is another."""
         own = entry.uid == self._user
+        if self._all and _UNCHANGED in (entry.uid, entry.gid):
+            report("its owner could not be restored: there can be no such user or group")
+            return stat.S_ISUID | stat.S_ISGID
         if self._all:
             uid, gid = entry.uid, entry.gid
         elif own and entry.gid in self._groups:
@@ -64,7 +69,8 @@ class Restorer:
         except (Corrupt, NotFound) as error:
             report(f"its attributes are lost: {error}")
             return
-        for name, value in xattrs:
+        # Access lists last: they may take away the right to set anything else.
+        for name, value in sorted(xattrs, key=lambda pair: pair[0].startswith(b"system.")):
             _tried(
                 report,
                 f"its attribute {printable(name)}",
@@ -77,7 +83,7 @@ class Restorer:
 def _tried(report: Report, what: str, step: Callable[[], None]) -> bool:
     try:
         step()
-    except (OSError, OverflowError) as error:
-        report(f"{what} could not be restored: {error.strerror if isinstance(error, OSError) else error}")
+    except OSError as error:
+        report(f"{what} could not be restored: {error.strerror}")
         return False
     return True
