@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterator
 
 from store import file as files
@@ -10,7 +11,7 @@ from store import limits, tree
 from store.batch import Batch, Nodes
 from store.chunker import Chunker, Piece
 from store.cid import Cid
-from store.errors import TooLarge
+from store.errors import Corrupt, TooLarge
 from store.file import EMPTY, File
 from store.nodes import FILE, Item
 
@@ -146,7 +147,10 @@ class Draft:
     # What changed
 
     def touched(self) -> list[Range]:
-        """Return the ranges where this may differ from its base, in order and apart."""
+        """Return the ranges where this may differ from its base, in order and apart.
+
+        If the size is another one, a range begins at the end of the base or before.
+        """
         ranges = [(at, at + len(data)) for at, data in zip(self._starts, self._extents, strict=True)]
         if self._base_end < self.base.size or self.size != self.base.size:
             ranges.append((min(self._base_end, self.size), max(self.size, self.base.size)))
@@ -181,37 +185,37 @@ def seal(draft: Draft, batch: Batch, chunker: Chunker) -> File:
     if not (isinstance(base.content, Cid) and base.content.is_node) or not draft.size:
         return files.from_stream(batch, chunker, _streamed(draft.pieces(batch, 0, draft.size)))
     changes: dict[int, Item | None] = {}
-    ranges = draft.touched()
+    ranges = deque(draft.touched())
     while ranges:
-        ranges = _recut(draft, base, batch, chunker, ranges, changes)
+        _recut(draft, base, batch, chunker, ranges, changes)
     return _collapsed(batch, draft.size, tree.edit(batch, FILE, base.content, changes))
 
 
 def _recut(
-    draft: Draft, base: File, batch: Batch, chunker: Chunker, ranges: list[Range], changes: dict[int, Item | None]
-) -> list[Range]:
-    """Cut anew from the first range on until new cuts meet old ones; returns the ranges still to do."""
+    draft: Draft, base: File, batch: Batch, chunker: Chunker, ranges: deque[Range], changes: dict[int, Item | None]
+) -> None:
+    """Cut anew from the first range on until new cuts meet old ones; takes the ranges that this covers."""
     # A run of zeros that begins before the range may become a hole with it: start that much earlier.
-    start = base.boundary_before(batch, max(0, min(ranges[0][0] - limits.hole_bytes_min, base.size - 1)))
+    start = base.boundary_before(batch, max(0, ranges[0][0] - limits.hole_bytes_min))
     at, fresh = start, list[tuple[int, Item]]()
     for length, data in files.cut(chunker, _streamed(draft.pieces(batch, start, draft.size))):
         at += length
         fresh.append((at, [length, None if data is None else batch.put_raw(data)]))
         while ranges and ranges[0][1] <= at:
-            ranges = ranges[1:]
-        if not (ranges and ranges[0][0] < at) and _meets(base, batch, at, ranges):
+            ranges.popleft()
+        if _meets(base, batch, at, ranges):
             break
     else:
-        at, ranges = max(draft.size, base.size), []
+        at = max(draft.size, base.size)
+        ranges.clear()
     changes.update((end, None) for end, _ in base.items(batch, start, at))
     changes.update(fresh)
-    return ranges
 
 
-def _meets(base: File, batch: Batch, at: int, ranges: list[Range]) -> bool:
+def _meets(base: File, batch: Batch, at: int, ranges: deque[Range]) -> bool:
     """True if old and new pieces both begin at `at`, where cutting may stop."""
     if ranges and ranges[0][0] - limits.hole_bytes_min <= at:
-        return False  # the next range would start again from before here
+        return False  # the next range is not done, or would start again from before here
     return at < base.size and base.is_boundary(batch, at)
 
 
@@ -244,7 +248,10 @@ def _collapsed(batch: Batch, size: int, root: Cid | None) -> File:
         if cid is None:
             return File(size, size, None)
         return File(size, 0, batch.get(cid) if size <= limits.inline_bytes_max else cid)
-    return File(size, node.totals()[1], root)
+    length, holes = node.totals
+    if length != size:
+        raise Corrupt(root, f"a file of {size} bytes has content of {length}")
+    return File(size, holes, root)
 
 
 def _joined(ranges: list[Range]) -> list[Range]:

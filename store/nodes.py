@@ -24,7 +24,7 @@ LEVEL_MAX: Final = 24
 
 
 class Flavor(Protocol):
-    """What differs between the trees. Keys inside a node count from the node's `origin`."""
+    """What differs between the trees. Keys inside a node count from its `origin`, which is less than all of them."""
 
     name: str
     start: Key
@@ -38,8 +38,14 @@ class Flavor(Protocol):
         """32 bytes, of which one decides whether a node may end behind this item."""
         ...
 
-    def totals(self, level: int, items: list[Item]) -> Totals: ...
-    def summary(self, level: int, items: list[Item], cid: Cid) -> Item: ...
+    def totals(self, level: int, items: list[Item]) -> Totals:
+        """The sums that stand for these items one level up."""
+        ...
+
+    def summary(self, last: Item, totals: Totals, cid: Cid) -> Item:
+        """Return the item that stands, one level up, for a node with these totals that ends with `last`."""
+        ...
+
     def check(self, level: int, items: list[Item]) -> str | None:
         """Return what is wrong with items that came from outside; None if they are good."""
         ...
@@ -51,6 +57,7 @@ class Node:
     level: int
     items: list[Item]
     keys: list[Key]
+    totals: Totals
 
     @classmethod
     def decode(cls, cid: Cid, data: bytes) -> Node:
@@ -58,17 +65,14 @@ class Node:
         if not cid.is_node:
             raise WrongKind(f"{cid} holds plain bytes, not a node")
         doc = codec.decode(cid, data)
-        if not (isinstance(doc, list) and len(doc) == 3 and doc[0] in FLAVORS):
+        if not (isinstance(doc, list) and len(doc) == 3 and isinstance(doc[0], str) and doc[0] in FLAVORS):
             raise WrongKind(f"{cid} is not a node of a file, a directory or a set of hard links")
         flavor, level, items = FLAVORS[doc[0]], doc[1], doc[2]
         if not (type(level) is int and 0 <= level <= LEVEL_MAX and isinstance(items, list) and items):
             raise Corrupt(cid, "a node needs a level and items")
         if problem := flavor.check(level, items):
             raise Corrupt(cid, problem)
-        return cls(flavor, level, items, flavor.keys(items))
-
-    def totals(self) -> Totals:
-        return self.flavor.totals(self.level, self.items)
+        return cls(flavor, level, items, flavor.keys(items), flavor.totals(level, items))
 
 
 def encode(flavor: Flavor, level: int, encoded_items: list[bytes]) -> bytes:
@@ -93,7 +97,7 @@ class _Named:
         return key
 
     def origin(self, origin: Key, keys: list[Key], index: int) -> Key:
-        return origin
+        return keys[index - 1] if index else origin
 
     def after(self, key: Key) -> Key:
         return key + b"\0"
@@ -104,8 +108,8 @@ class _Named:
     def totals(self, level: int, items: list[Item]) -> Totals:
         return ()
 
-    def summary(self, level: int, items: list[Item], cid: Cid) -> Item:
-        return [items[-1][0], cid, *self.totals(level, items)]
+    def summary(self, last: Item, totals: Totals, cid: Cid) -> Item:
+        return [last[0], cid, *totals]
 
     def check(self, level: int, items: list[Item]) -> str | None:
         last = None
@@ -140,7 +144,7 @@ class Directory(_Named):
 
     def totals(self, level: int, items: list[Item]) -> Totals:
         if level:
-            return sum(i[2] for i in items), sum(i[3] for i in items), sum(i[4] for i in items)
+            return _sums(sum(i[2] for i in items), sum(i[3] for i in items), sum(i[4] for i in items))
         entries = size = directories = 0
         for _, entry in items:
             if entry.get("kind") == "dir":
@@ -151,7 +155,7 @@ class Directory(_Named):
             else:
                 entries += 1
                 size += entry.get("size", 0)
-        return entries, size, directories
+        return _sums(entries, size, directories)
 
     def check_leaf(self, item: Item) -> str | None:
         if not good_name(item[0]):
@@ -211,11 +215,12 @@ class FileContent:
             return length, sum(item[2] for item in items)
         return length, sum(item[0] for item in items if item[1] is None)
 
-    def summary(self, level: int, items: list[Item], cid: Cid) -> Item:
-        length, holes = self.totals(level, items)
+    def summary(self, last: Item, totals: Totals, cid: Cid) -> Item:
+        length, holes = totals
         return [length, cid, holes]
 
     def check(self, level: int, items: list[Item]) -> str | None:
+        length = 0
         for item in items:
             if not (isinstance(item, list) and len(item) == (3 if level else 2) and _is_amount(item[0]) and item[0]):
                 return "an item needs a length and a link"
@@ -224,7 +229,8 @@ class FileContent:
                     return "an inner item needs a link to a node and the bytes in holes"
             elif item[1] is not None and not (type(item[1]) is Cid and not item[1].is_node):
                 return "a chunk is not a link to bytes"
-        return None
+            length += item[0]
+        return "a file is too long" if length > limits.file_bytes_max else None
 
 
 DIRECTORY: Final = Directory()
@@ -237,6 +243,11 @@ _HOLE_LABEL: Final = b"\xff" * 32
 def good_name(name: bytes) -> bool:
     """True for what one directory entry may be called."""
     return 0 < len(name) <= limits.name_bytes_max and name not in (b".", b"..") and not (b"/" in name or b"\0" in name)
+
+
+def _sums(*amounts: int) -> Totals:
+    """Sums stop at the limit: a few sparse files can be larger together than any number we store."""
+    return tuple(min(amount, limits.file_bytes_max) for amount in amounts)
 
 
 def _is_amount(value: object) -> bool:

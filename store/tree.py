@@ -55,7 +55,7 @@ def items(source: Nodes, flavor: Flavor, root: Cid | None) -> Iterator[Pair]:
 
 def totals(source: Nodes, flavor: Flavor, root: Cid | None) -> Totals:
     """Return the sums over the whole tree, from its topmost node alone."""
-    return flavor.totals(0, []) if root is None else load(source, flavor, root).totals()
+    return flavor.totals(0, []) if root is None else load(source, flavor, root).totals
 
 
 def load(source: Nodes, flavor: Flavor, cid: Cid) -> Node:
@@ -144,13 +144,12 @@ def _crown(batch: Batch, flavor: Flavor, level: int, pairs: list[Pair]) -> Cid |
     if not pairs:
         return None
     root: Cid = pairs[0][1][1]
-    while level > 1:  # an old root may be left with a single child: then the child is the root
-        node = load(batch, flavor, root)
-        if len(node.items) > 1:
-            break
-        root, level = node.items[0][1], level - 1
-        if node.level == 0:
-            raise Corrupt(root, "a leaf where an inner node was expected")
+    if level == 1:
+        return root
+    place = _Place(load(batch, flavor, root), flavor.start)
+    while place.node.level and len(place.node.items) == 1:  # left over from a larger tree: its child is the root
+        root = place.node.items[0][1]
+        place = _child(batch, flavor, place, 0)
     return root
 
 
@@ -187,7 +186,8 @@ class _Builder:
     def close(self) -> None:
         if self._items:
             cid = self._batch.put_node(nodes.encode(self._flavor, self._level, self._encoded))
-            self.made[self._last] = self._flavor.summary(self._level, self._items, cid)
+            totals = self._flavor.totals(self._level, self._items)
+            self.made[self._last] = self._flavor.summary(self._items[-1], totals, cid)
             self._items, self._encoded, self._bytes = [], [], 0
 
 
@@ -217,31 +217,34 @@ def _key(pair: tuple[Key, object]) -> Key:
 
 def _locate(source: Nodes, flavor: Flavor, root: Cid, level: int, key: Key) -> _Place | None:
     """Return the first node on `level` that has a key not less than `key`; None if all are less."""
-    node, origin = load(source, flavor, root), flavor.start
+    place = _Place(load(source, flavor, root), flavor.start)
     while True:
-        index = bisect_left(node.keys, flavor.relative(key, origin))
-        if index == len(node.keys):
+        index = bisect_left(place.node.keys, flavor.relative(key, place.origin))
+        if index == len(place.node.keys):
             return None
-        if node.level == level:
-            return _Place(node, origin)
-        origin = flavor.origin(origin, node.keys, index)
-        node = _child(source, flavor, node, index)
+        if place.node.level == level:
+            return place
+        place = _child(source, flavor, place, index)
 
 
 def _last(source: Nodes, flavor: Flavor, root: Cid, level: int) -> _Place:
-    node, origin = load(source, flavor, root), flavor.start
-    while node.level > level:
-        index = len(node.keys) - 1
-        origin = flavor.origin(origin, node.keys, index)
-        node = _child(source, flavor, node, index)
-    return _Place(node, origin)
+    place = _Place(load(source, flavor, root), flavor.start)
+    while place.node.level > level:
+        place = _child(source, flavor, place, len(place.node.keys) - 1)
+    return place
 
 
-def _child(source: Nodes, flavor: Flavor, node: Node, index: int) -> Node:
-    cid: Cid = node.items[index][1]
-    child = load(source, flavor, cid)
-    if child.level != node.level - 1 or child.keys[-1] != flavor.relative(
-        node.keys[index], flavor.origin(flavor.start, node.keys, index)
-    ):
+def _child(source: Nodes, flavor: Flavor, parent: _Place, index: int) -> _Place:
+    """Return the child at `index`. Raises Corrupt unless it is what its parent says and keeps to its place."""
+    item = parent.node.items[index]
+    cid: Cid = item[1]
+    node = load(source, flavor, cid)
+    place = _Place(node, flavor.origin(parent.origin, parent.node.keys, index))
+    good = (
+        node.level == parent.node.level - 1
+        and flavor.summary(node.items[-1], node.totals, cid) == item
+        and flavor.absolute(node.keys[0], place.origin) > place.origin
+    )
+    if not good:
         raise Corrupt(cid, "it is not the node that its parent describes")
-    return child
+    return place
