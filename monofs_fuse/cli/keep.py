@@ -86,7 +86,7 @@ def _remark(row: dict[str, Any]) -> str:
 def name_options(parser: Parser) -> None:
     parser.positional("name", "word", "the new name", metavar="NAME")
     parser.target()
-    parser.add_argument("-m", dest="message", metavar="TEXT", help="for a CID: the message of the version this makes")
+    parser.add_argument("-m", dest="message", metavar="TEXT", help="what to remember about the version that a CID gets")
 
 
 def name(args: Args) -> int:
@@ -109,6 +109,8 @@ def name(args: Args) -> int:
         old = old or (None if inside else _version(repository, args.target))
         batch, stage = repository.batch("name")
         if old is not None:
+            if args.message is not None:
+                args.refuse("-m is for a new version, and this name would share one that is there")
             repository.set_name(args.name, None, Name(old.version, old.head), batch, stage)
         else:
             tree = _tree(repository, target, batch)

@@ -37,8 +37,9 @@ def mount(args: Args) -> int:
       monofs mount src ~/try --name experiment
       monofs mount src/docs /mnt --read-only
     """
+    store = config.store_path(args.store)
     mounts.start(
-        config.store_path(args.store),
+        store,
         args.target,
         args.mountpoint,
         name=args.name,
@@ -46,6 +47,10 @@ def mount(args: Args) -> int:
         foreground=args.foreground,
         allow_other=args.allow_other,
     )
+    if args.name is None and not (args.read_only or args.foreground):
+        (one,) = mounts.status(store, args.mountpoint)
+        if one["name"] != args.target.rstrip("/"):
+            output.note(f"the fork is named '{one['name']}'")
     return 0
 
 
@@ -82,7 +87,7 @@ def status(args: Args) -> int:
 def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [("name", one["name"] or "-"), ("head", one["head"] or "-")]
     if one.get("read_only"):
-        facts.append(("mode", "read-only"))
+        return [*facts, ("mode", "read-only"), ("process", str(one["pid"]))]
     if one["unsaved_bytes"] is not None:
         facts.append(("unsaved", f"{output.human(one['unsaved_bytes'])} bytes"))
     if one["last_commit"] is not None:
@@ -137,4 +142,6 @@ def umount(args: Args) -> int:
     cid = mounts.umount(args.mountpoint, lazy=args.lazy, force=args.force)
     if cid is not None:
         output.line(cid)
+    else:
+        output.note("its process was dead; mounting the name again goes on from the last commit")
     return 0

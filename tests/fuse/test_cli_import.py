@@ -226,6 +226,26 @@ def test_one_file_system_leaves_the_others_empty(monofs: Monofs) -> None:
         subprocess.run(["umount", other], check=True)
 
 
+@as_root
+def test_a_full_disk_leaves_the_store_as_it_was(monofs: Monofs) -> None:
+    monofs.store.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", monofs.store], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    try:
+        monofs.ok("import", "tree", "--name", "t")
+        before = monofs.ok("names").out, stored(monofs)
+        plant(monofs.directory / "tree", {f"{number}": os.urandom(4_000_000) for number in range(20)})
+        line = monofs.fails("import", "tree", "--name", "t", "--update")
+        assert "no space" in line
+        monofs.ok("gc")  # there may have been no room to let go of what was staged
+        assert (monofs.ok("names").out, stored(monofs)) == before
+        assert monofs.ok("check").text.endswith("clean\n")
+        plant(monofs.directory, {"small/file": b"there is room for this"})
+        monofs.ok("import", "small")
+    finally:
+        subprocess.run(["umount", monofs.store], check=True)
+
+
 def test_names_that_are_no_utf8_survive(monofs: Monofs) -> None:
     plant(monofs.directory / "tree", {os.fsdecode(b"caf\xe9"): b"latin"})
     cid = monofs.ok("import", "tree").text.strip()

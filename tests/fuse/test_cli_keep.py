@@ -72,6 +72,8 @@ def test_a_name_for_a_name_shares_its_version(monofs: Monofs) -> None:
     assert monofs.ok("name", "u", "t").out == b""
     found = names(monofs)
     assert found["u"] == {**found["t"], "name": "u"}
+    assert "share" in monofs.fails("name", "v", "t", "-m", "text", code=2)
+    assert "v" not in names(monofs)
 
 
 def test_a_name_for_a_tree_begins_a_history(monofs: Monofs) -> None:
