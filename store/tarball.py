@@ -172,7 +172,9 @@ class _Archive:
         self._write(bytes(-self._written % unit))
 
     def _write(self, data: bytes) -> None:
-        self._out.write(data)
+        done = self._out.write(data)
+        while done < len(data):  # an unbuffered file may take less
+            done += self._out.write(data[done:])
         self._written += len(data)
 
     def _skip(self, path: bytes, reason: str) -> None:

@@ -360,12 +360,15 @@ def test_forged_links_make_files_nevertheless(ground: Path, rings: dict[bytes, b
     assert (ground / "out/a").read_bytes() == b"a"
 
 
-def test_a_file_of_absurd_size_is_named(ground: Path) -> None:
+def test_a_file_of_absurd_size_is_made_or_named(ground: Path) -> None:
     batch = new_batch()
     size = limits.file_bytes_max
     done = export_directory(batch, forged(batch, [(b"a", Entry("file", 0o600, size=size, holes=size))]), ground / "out")
-    assert reasons(done) == {b"a": os.strerror(errno.EFBIG)}
-    assert os.listdir(ground / "out") == []
+    found = {path: facts.size for path, facts in trees.facts(ground / "out").items() if path}
+    if done.skipped:  # most filesystems
+        assert (reasons(done), found) == ({b"a": os.strerror(errno.EFBIG)}, {})
+    else:
+        assert found == {b"a": size}
 
 
 def test_owners_that_cannot_be_are_named(ground: Path) -> None:

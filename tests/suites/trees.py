@@ -364,13 +364,24 @@ def in_child(work: Callable[[], _T]) -> _T | None:
 @contextmanager
 def ground() -> Iterator[Path]:
     """A directory that every user may use, whose removal does not mind how deep or how closed its trees are."""
-    made = Path(tempfile.mkdtemp(prefix="monofs-test-"))
+    made = Path(tempfile.mkdtemp(prefix="monofs-test-", dir=_memory()))
     made.chmod(0o1777)
     try:
         yield made
     finally:
         subprocess.run(["chmod", "-R", "u+rwx", made], check=False, capture_output=True)
         subprocess.run(["rm", "-rf", "--one-file-system", made], check=True)
+
+
+def _memory() -> str | None:
+    """Return a directory in memory if it can hold what a tree has; None otherwise."""
+    room = "/dev/shm"
+    with suppress(OSError):
+        space = os.statvfs(room)
+        with tempfile.NamedTemporaryFile(dir=room) as probe:
+            os.setxattr(probe.name, "user.probe", b"1")  # since Linux 6.6
+            return room if space.f_bavail * space.f_frsize > 1 << 30 else None
+    return None
 
 
 @contextmanager
