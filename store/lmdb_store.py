@@ -53,19 +53,10 @@ class LmdbStore:
         self._lock = threading.Lock()  # held while reading, so that the map never moves under a reader
         self._writer = threading.Lock()  # held while writing: nor under a writer. Taken before `_lock`
         self._pool = _Compressors()
-        _reserve(directory / "lock.mdb")
-        with _translated(self._directory):
-            self._env = lmdb.open(
-                os.fspath(directory),
-                map_size=max(map_bytes, self._rounded(_file_bytes(directory / "data.mdb"))),
-                max_dbs=len(_TABLES),
-                max_readers=limits.readers_max,
-                mode=0o600,
-            )
-            self._env.reader_check()  # slots of dead processes would keep old pages from being used again
-        self._dbs: dict[bytes, Database] = self._transact(
-            lambda txn: {name: self._env.open_db(name, txn=txn) for name in _TABLES}
-        )
+        self._dbs: dict[bytes, Database] = {}
+        self._is_broken = False  # LMDB does nothing any more until it is opened anew
+        with self._writer, _translated(directory):
+            self._open()
 
     # Reading
 
@@ -148,26 +139,67 @@ class LmdbStore:
     def close(self) -> None:
         with self._writer, self._lock:
             self._env.close()
+            self._is_broken = False
         self._pool.close()
 
     def _absent(self, blocks: Mapping[Cid, bytes]) -> list[bytes]:
         """Return the blocks that will most likely have to be stored."""
         if not blocks:
             return []
-        table = self._dbs[b"blocks"]
-        return self._read(lambda txn: [data for cid, data in blocks.items() if not _has(txn, table, cid)])
+
+        def scan(txn: Transaction) -> list[bytes]:
+            table = self._dbs[b"blocks"]
+            return [data for cid, data in blocks.items() if not _has(txn, table, cid)]
+
+        return self._read(scan)
+
+    # The environment
+
+    def _open(self) -> None:
+        _reserve(self._directory / "lock.mdb")
+        self._env = lmdb.open(
+            os.fspath(self._directory),
+            map_size=max(self._map_step, self._rounded(_file_bytes(self._directory / "data.mdb"))),
+            max_dbs=len(_TABLES),
+            max_readers=limits.readers_max,
+            mode=0o600,
+        )
+        self._env.reader_check()  # slots of dead processes would keep old pages from being used again
+        self._dbs = self._transact_now(lambda txn: {name: self._env.open_db(name, txn=txn) for name in _TABLES})
+
+    def _mend(self) -> None:
+        """Open LMDB anew if it is broken: when it could not write its meta page, it refuses all work from then on.
+
+        The caller holds `_writer`. If this fails, the next caller tries again.
+        """
+        if self._is_broken:
+            with self._lock:
+                self._env.close()
+            self._open()
+            self._is_broken = False
 
     # Transactions
 
     def _read(self, work: Callable[[Transaction], _T]) -> _T:
         with self._lock, _translated(self._directory):
-            try:
-                txn = self._env.begin()  # cheap: lmdb keeps a spare read transaction to renew
-            except lmdb.MapResizedError:  # another process made the map larger
-                self._env.set_mapsize(0)
-                txn = self._env.begin()
-            with txn:
-                return work(txn)
+            if not self._is_broken:
+                try:
+                    return self._read_now(work)
+                except lmdb.PanicError:
+                    self._is_broken = True
+        with self._writer, _translated(self._directory):
+            self._mend()
+        with self._lock, _translated(self._directory):
+            return self._read_now(work)
+
+    def _read_now(self, work: Callable[[Transaction], _T]) -> _T:
+        try:
+            txn = self._env.begin()  # cheap: lmdb keeps a spare read transaction to renew
+        except lmdb.MapResizedError:  # another process made the map larger
+            self._env.set_mapsize(0)
+            txn = self._env.begin()
+        with txn:
+            return work(txn)
 
     def _write(self, work: Callable[[_Tables], _T], packed: Mapping[int, bytes] = _NOTHING) -> _T:
         def run(txn: Transaction) -> _T:
@@ -185,16 +217,25 @@ class LmdbStore:
 
     def _transact(self, work: Callable[[Transaction], _T]) -> _T:
         with self._writer, _translated(self._directory):
-            for _ in range(limits.map_growths_max):
-                try:
-                    with self._env.begin(write=True) as txn:
-                        return work(txn)
-                except lmdb.MapResizedError:
-                    with self._lock:
-                        self._env.set_mapsize(0)
-                except lmdb.MapFullError:
-                    with self._lock:
-                        self._grow()
+            self._mend()
+            try:
+                return self._transact_now(work)
+            except lmdb.PanicError:
+                self._is_broken = True
+                self._mend()
+                return self._transact_now(work)
+
+    def _transact_now(self, work: Callable[[Transaction], _T]) -> _T:
+        for _ in range(limits.map_growths_max):
+            try:
+                with self._env.begin(write=True) as txn:
+                    return work(txn)
+            except lmdb.MapResizedError:
+                with self._lock:
+                    self._env.set_mapsize(0)
+            except lmdb.MapFullError:
+                with self._lock:
+                    self._grow()
         raise StoreError("the LMDB map cannot grow any further")
 
     def _grow(self) -> None:
