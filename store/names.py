@@ -46,8 +46,10 @@ def encode(name: Name) -> bytes:
 
 
 def decode(record: bytes) -> Name:
+    """Raises Corrupt."""
     doc = codec.decode(RECORD_CID, record)
-    try:
-        return Name(doc["version"], doc.get("head"), doc.get("made_up", False))
-    except (KeyError, TypeError, AttributeError):
-        raise Corrupt(RECORD_CID, "a name's record breaks the format") from None
+    if isinstance(doc, dict):
+        version, head = doc.get("version"), doc.get("head")
+        if isinstance(version, Cid) and (head is None or isinstance(head, Cid)):
+            return Name(version, head, bool(doc.get("made_up")))
+    raise Corrupt(RECORD_CID, "a name's record breaks the format")

@@ -24,6 +24,15 @@ class Owner(NamedTuple):
     def of(cls, doc: codec.Doc) -> Owner:
         return cls(doc["pid"], doc["start"], doc["boot"])
 
+    @classmethod
+    def parse(cls, text: str) -> Owner:
+        """The reverse of str(). Raises ValueError."""
+        boot, pid, start = text.rsplit("-", 2)
+        return cls(int(pid), int(start), boot)
+
+    def __str__(self) -> str:
+        return f"{self.boot}-{self.pid}-{self.start}"
+
     def doc(self) -> codec.Doc:
         return {"pid": self.pid, "start": self.start, "boot": self.boot}
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,7 +19,18 @@ from store.blocks import Change, RootChange, Store
 from store.cache import Cache
 from store.cid import ALGORITHMS, Algorithm, Cid
 from store.directory import printable
-from store.errors import BadCid, FutureStore, Held, NameTaken, NotAStore, NotFound, RootMoved, StoreError
+from store.errors import (
+    BadCid,
+    Corrupt,
+    FutureStore,
+    Held,
+    NameTaken,
+    NoSpace,
+    NotAStore,
+    NotFound,
+    RootMoved,
+    StoreError,
+)
 from store.ledger import RECORD_CID
 from store.lmdb_store import LmdbStore
 from store.names import Name
@@ -25,7 +40,9 @@ from store.version import Version
 
 FORMAT: Final = 1
 _CONFIG: Final = "monofs-store.json"
-_NAME, _PIN, _LEASE = b"name/", b"pin/", b"lease/"
+NAME, PIN, LEASE = b"name/", b"pin/", b"lease/"  # what the keys of these roots begin with
+_OURS: Final = frozenset(("lmdb", "run", "monofs-store.new"))  # a store that is being made has these
+_numbers: Final = itertools.count()
 
 
 class Target(NamedTuple):
@@ -63,31 +80,50 @@ class Repository:
         Raises NotAStore, FutureStore, NotFound (nothing there and not `create`), NoSpace.
         """
         config = path / _CONFIG
-        if not config.exists():
+        if not _exists(config):
             if not create:
+                _refuse_strangers(path)
                 raise NotFound(f"no store at {path}; 'monofs import' or 'monofs init' makes one")
-            return cls.init(path)
-        repository = cls(path, LmdbStore(path / "lmdb", _algorithm(config)))
-        staging.sweep(repository.store, staging.PREFIX)
-        staging.sweep(repository.store, _LEASE)
+            try:
+                return cls.init(path)
+            except NameTaken:
+                pass  # another process was quicker
+        algorithm = _algorithm(config)
+        if not _exists(path / "lmdb" / "data.mdb"):  # LMDB would make a new one
+            raise NotAStore(f"the store at {path} is damaged: its database is missing")
+        repository = cls(path, LmdbStore(path / "lmdb", algorithm))
+        repository.sweep()
         return repository
 
     @classmethod
     def init(cls, path: Path, algorithm: Algorithm = cids.BLAKE3) -> Repository:
-        """Make a store. Raises NameTaken if there is one, NotAStore if `path` holds something else."""
-        if (path / _CONFIG).exists():
-            raise NameTaken(f"{path} is a store already")
+        """Make a store. Raises NameTaken if there is one, NotAStore if `path` holds something else, NoSpace."""
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            strangers = set(os.listdir(path)) - {"lmdb", "run"}
-            if strangers:
-                raise NotAStore(f"{path} is not empty and no monofs store; name another directory with --store")
-            (path / "lmdb").mkdir(exist_ok=True, mode=0o700)
-            store = LmdbStore(path / "lmdb", algorithm)
-            _write_config(path / _CONFIG, {"format": FORMAT, "hash": algorithm.name, "backend": "lmdb"})
+            with _alone(path):
+                if _exists(path / _CONFIG):
+                    raise NameTaken(f"{path} is a store already")
+                _refuse_strangers(path)
+                (path / "lmdb").mkdir(exist_ok=True, mode=0o700)
+                store = LmdbStore(path / "lmdb", algorithm)
+                _write_config(path / _CONFIG, {"format": FORMAT, "hash": algorithm.name, "backend": "lmdb"})
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(f"no space left on the disk of {path}") from None
             raise StoreError(f"cannot make a store at {path}: {error.strerror}") from None
         return cls(path, store)
+
+    def sweep(self) -> None:
+        """Let go of what dead processes held: staged blocks and leases. On a full disk they stay, for another time."""
+        staging.sweep(self.store)
+        for key, record in self.store.roots(LEASE):
+            try:
+                if not read_lease(key, record).owner.is_alive():
+                    self.store.apply(Change(roots=(RootChange(key, record, None),)))
+            except (RootMoved, Corrupt):
+                continue  # another process was quicker; or a bad record, which is for check to tell
+            except NoSpace:
+                return
 
     @property
     def run_directory(self) -> Path:
@@ -116,15 +152,15 @@ class Repository:
         raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
 
     def name(self, name: str) -> Name | None:
-        record = self.store.root(_NAME + os.fsencode(name)) if name else None
+        record = self.store.root(NAME + os.fsencode(name)) if name else None
         return None if record is None else names.decode(record)
 
     def names(self) -> Iterator[tuple[str, Name]]:
-        for key, record in self.store.roots(_NAME):
-            yield key[len(_NAME) :].decode(), names.decode(record)
+        for key, record in self.store.roots(NAME):
+            yield key[len(NAME) :].decode(), names.decode(record)
 
     def pins(self) -> list[Cid]:
-        return [cids.parse(key[len(_PIN) :].decode()) for key, _ in self.store.roots(_PIN)]
+        return [cids.parse(key[len(PIN) :].decode()) for key, _ in self.store.roots(PIN)]
 
     def head(self, name: Name) -> Cid:
         """Return the newest tree of a name."""
@@ -147,10 +183,12 @@ class Repository:
 
     def pin(self, tree: Cid, batch: Batch, stage: Stage) -> None:
         """Keep `tree` until it is forgotten."""
-        key = _PIN + str(tree).encode()
-        record = codec.encode({"tree": tree})
+        key, record = pin_root(tree)
         old = self.store.root(key)
-        self._publish(batch, stage, RootChange(key, old, record))
+        try:
+            self._publish(batch, stage, RootChange(key, old, record))
+        except RootMoved:  # another process pins the same tree, or has just forgotten it
+            self._publish(batch, stage, RootChange(key, None if old else record, record))
 
     def publish(
         self,
@@ -175,13 +213,14 @@ class Repository:
         return cid
 
     def set_name(self, name: str, old: Name | None, new: Name | None, batch: Batch, stage: Stage) -> None:
-        key = _NAME + names.check(name).encode()
-        try:
-            self._publish(batch, stage, RootChange(key, _record(old), _record(new)))
-        except RootMoved:
-            if old is None:
-                raise NameTaken(f"the name '{name}' is taken") from None
-            raise
+        """Make the record of `name` be `new` if it is `old`; None is no such name. Raises RootMoved, NameTaken."""
+        change = RootChange(NAME + names.check(name).encode(), _record(old), _record(new))
+        if old is not None:
+            self._publish(batch, stage, change)
+            return
+        with _alone(self.path):  # or 'a' and 'a/b' could come to be at once
+            self.check_free(name)
+            self._publish(batch, stage, change)
 
     def check_free(self, name: str) -> None:
         """Raise NameTaken if `name`, a part of it or a longer name with it exists, BadName if it is no good name."""
@@ -193,7 +232,7 @@ class Repository:
             shorter = "/".join(parts[:count])
             if self.name(shorter) is not None:
                 raise NameTaken(f"'{name}' would hide a path in the tree named '{shorter}'; choose another name")
-        if self.store.roots(_NAME + name.encode() + b"/"):
+        if self.store.roots(NAME + name.encode() + b"/"):
             raise NameTaken(f"'{name}/' is the beginning of other names; choose another name")
 
     def forget_name(self, name: str) -> None:
@@ -201,13 +240,13 @@ class Repository:
         old = self.name(name)
         if old is None:
             raise NotFound(f"no name '{name}'; 'monofs names' lists them")
-        self.check_unheld(name)
-        batch, stage = self.batch("forget")
-        self.set_name(name, old, None, batch, stage)
+        forget = RootChange(NAME + name.encode(), _record(old), None)
+        # The lease of a dead holder goes in the same change, which fails if somebody mounts the name meanwhile.
+        self.store.apply(Change(roots=(forget, RootChange(_lease_key(name), self._unheld(name), None))))
 
     def forget_pin(self, cid: Cid) -> None:
         """Remove the pin of a CID. Raises NotFound."""
-        key = _PIN + str(cid).encode()
+        key, _ = pin_root(cid)
         record = self.store.root(key)
         if record is None:
             raise NotFound(f"{cid} is not pinned; 'monofs names' lists names and pins")
@@ -223,7 +262,7 @@ class Repository:
 
     def leases(self) -> list[Lease]:
         """Return the leases of living processes."""
-        found = [_lease(key, record) for key, record in self.store.roots(_LEASE)]
+        found = [read_lease(key, record) for key, record in self.store.roots(LEASE)]
         return [lease for lease in found if lease.owner.is_alive()]
 
     def lease(self, name: str | None, tree: Cid, mountpoint: str, socket: str) -> Lease:
@@ -232,11 +271,9 @@ class Repository:
         Raises Held with who holds it.
         """
         owner = Owner.current()
-        key = _LEASE + (f"w/{name}" if name else f"r/{owner.boot}-{owner.pid}-{owner.start}").encode()
+        key = _lease_key(name) if name else LEASE + f"r/{owner}-{next(_numbers)}".encode()
         lease = Lease(key, name, owner, mountpoint, socket, name is None, tree)
-        old = self.store.root(key)
-        if old is not None and (holder := _lease(key, old)).owner.is_alive():
-            raise Held(_held(holder))
+        old = self._unheld(name) if name else None
         try:
             self.store.apply(Change(roots=(RootChange(key, old, _lease_record(lease)),)))
         except RootMoved:
@@ -244,12 +281,25 @@ class Repository:
         return lease
 
     def check_unheld(self, name: str) -> None:
-        record = self.store.root(_LEASE + f"w/{name}".encode())
-        if record is not None and (holder := _lease(b"", record)).owner.is_alive():
+        """Raise Held if a living process has mounted `name`."""
+        self._unheld(name)
+
+    def _unheld(self, name: str) -> bytes | None:
+        """Return the record that a dead holder left, if any. Raises Held."""
+        record = self.store.root(_lease_key(name))
+        if record is not None and (holder := read_lease(b"", record)).owner.is_alive():
             raise Held(_held(holder))
+        return record
 
     def release(self, lease: Lease) -> None:
-        self.store.apply(Change(roots=(RootChange(lease.key, _lease_record(lease), None),)))
+        """Let go of a lease; if the disk is too full for that, it ends with this process."""
+        with suppress(NoSpace):
+            self.store.apply(Change(roots=(RootChange(lease.key, _lease_record(lease), None),)))
+
+
+def pin_root(tree: Cid) -> tuple[bytes, bytes]:
+    """Return the key and the record of a pin."""
+    return PIN + str(tree).encode(), codec.encode({"tree": tree})
 
 
 def _held(lease: Lease) -> str:
@@ -261,6 +311,10 @@ def _held(lease: Lease) -> str:
 
 def _record(name: Name | None) -> bytes | None:
     return None if name is None else names.encode(name)
+
+
+def _lease_key(name: str) -> bytes:
+    return LEASE + b"w/" + name.encode()
 
 
 def _lease_record(lease: Lease) -> bytes:
@@ -275,10 +329,47 @@ def _lease_record(lease: Lease) -> bytes:
     )
 
 
-def _lease(key: bytes, record: bytes) -> Lease:
+def read_lease(key: bytes, record: bytes) -> Lease:
+    """Raises Corrupt."""
     doc = codec.decode(RECORD_CID, record)
-    mountpoint, socket = os.fsdecode(doc["mountpoint"]), os.fsdecode(doc["socket"])
-    return Lease(key, doc["name"], Owner.of(doc["owner"]), mountpoint, socket, doc["name"] is None, doc["tree"])
+    try:
+        mountpoint, socket = os.fsdecode(doc["mountpoint"]), os.fsdecode(doc["socket"])
+        return Lease(key, doc["name"], Owner.of(doc["owner"]), mountpoint, socket, doc["name"] is None, doc["tree"])
+    except (KeyError, TypeError):
+        raise Corrupt(RECORD_CID, "a lease breaks the format") from None
+
+
+# The directory
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise StoreError(f"cannot look into {path.parent}: {error.strerror}") from None
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Raise NotAStore if `path` holds anything that no store has."""
+    try:
+        found = set(os.listdir(path))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise NotAStore(f"{path} is no monofs store: {error.strerror}") from None
+    if not found <= _OURS:
+        raise NotAStore(f"{path} is not empty and no monofs store; name another directory with --store")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep every other process out that comes here too. Ends with this process at the latest."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _algorithm(config: Path) -> Algorithm:
@@ -289,7 +380,7 @@ def _algorithm(config: Path) -> Algorithm:
         raise StoreError(f"cannot read {config}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise NotAStore(f"{config} is damaged: it must name format, hash and backend") from None
-    if type(found) is not int or found > FORMAT or name not in ALGORITHMS or backend != "lmdb":
+    if (type(found), found, backend) != (int, FORMAT, "lmdb") or name not in list(ALGORITHMS):
         raise FutureStore(
             f"the store at {config.parent} has format {found!r}, hash {name!r} and backend {backend!r}; "
             f"this monofs knows format {FORMAT}: use a newer monofs"
@@ -306,6 +397,11 @@ def _write_config(path: Path, doc: dict[str, object]) -> None:
         out.flush()
         os.fsync(out.fileno())
     partial.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _author() -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from store import codec
 from store.blocks import Change, RootChange, Store
 from store.cid import Cid
-from store.errors import RootMoved
+from store.errors import NoSpace, RootMoved
 from store.owner import Owner
 
-PREFIX = b"stage/"
+PREFIX: Final = b"stage/"
+_numbers: Final = itertools.count()  # two stages of one process must not share a key
 
 
 class Stage:
@@ -18,17 +21,30 @@ class Stage:
 
     def __init__(self, store: Store, purpose: str) -> None:
         self._store = store
-        self._owner = Owner.current()
-        self._prefix = PREFIX + f"{self._owner.boot}-{self._owner.pid}-{self._owner.start}/{purpose}/".encode()
+        self._prefix = PREFIX + f"{Owner.current()}/{purpose}-{next(_numbers)}/".encode()
         self._records: dict[bytes, bytes] = {}
-        self._kept: dict[bytes, frozenset[Cid]] = {}
         self._next = 0
         self.new_blocks = 0
 
     def put(self, blocks: Mapping[Cid, bytes]) -> None:
         """Store blocks and hold them. Raises NoSpace."""
         if blocks:
-            self._hold(list(blocks), blocks)
+            key, record = self._prefix + b"%08d" % self._next, _record(blocks)
+            self.new_blocks += self._store.apply(Change(blocks, (RootChange(key, None, record),)))
+            self._records[key] = record
+            self._next += 1
+
+    def keep(self, wanted: frozenset[Cid]) -> None:
+        """Hold `wanted` and let go of everything else that `keep` held. Raises MissingLink."""
+        key = self._prefix + b"kept"
+        old, new = self._records.get(key), _record(sorted(wanted)) if wanted else None
+        if old == new:
+            return
+        self._store.apply(Change(roots=(RootChange(key, old, new),)))
+        if new is None:
+            del self._records[key]
+        else:
+            self._records[key] = new
 
     def drop(self) -> tuple[RootChange, ...]:
         """Return the changes that let go of everything held so far; call `dropped` once they are applied."""
@@ -38,18 +54,6 @@ class Stage:
         for change in changes:
             del self._records[change.key]
 
-    def keep(self, wanted: frozenset[Cid]) -> None:
-        """Hold `wanted` and let go of everything else that `keep` held. Raises MissingLink."""
-        held = frozenset().union(*self._kept.values())
-        if new := wanted - held:
-            self._kept[self._hold(sorted(new), {})] = new
-        for key, cids in list(self._kept.items()):
-            if not cids & wanted:
-                change = RootChange(key, self._records[key], None)
-                self._store.apply(Change(roots=(change,)))
-                self.dropped((change,))
-                del self._kept[key]
-
     def release(self) -> None:
         """Let go of everything at once, with nothing to take its place."""
         changes = self.drop()
@@ -57,25 +61,35 @@ class Stage:
             self._store.apply(Change(roots=changes))
             self.dropped(changes)
 
-    def _hold(self, cids: list[Cid], blocks: Mapping[Cid, bytes]) -> bytes:
-        key = self._prefix + b"%08d" % self._next
-        record = codec.encode({"owner": self._owner.doc(), "blocks": cids})
-        self.new_blocks += self._store.apply(Change(blocks, (RootChange(key, None, record),)))
-        self._next += 1
-        self._records[key] = record
-        return key
 
+def sweep(store: Store) -> int:
+    """Drop the records of dead owners; returns how many. Several processes may do so at once.
 
-def sweep(store: Store, prefix: bytes = PREFIX) -> int:
-    """Drop the records under `prefix` whose owner is dead; returns how many. Several processes may do so at once."""
-    from store.ledger import RECORD_CID
-
+    On a full disk they stay, for another time.
+    """
+    alive: dict[bytes, bool] = {}  # a long import has thousands of records
     swept = 0
-    for key, record in store.roots(prefix):
-        if not Owner.of(codec.decode(RECORD_CID, record)["owner"]).is_alive():
+    for key, record in store.roots(PREFIX):
+        owner = key[len(PREFIX) :].partition(b"/")[0]
+        if owner not in alive:
+            alive[owner] = _is_alive(owner)
+        if not alive[owner]:
             try:
                 store.apply(Change(roots=(RootChange(key, record, None),)))
                 swept += 1
             except RootMoved:
                 continue  # another process was quicker
+            except NoSpace:
+                break
     return swept
+
+
+def _record(cids: Iterable[Cid]) -> bytes:
+    return codec.encode({"blocks": list(cids)})
+
+
+def _is_alive(owner: bytes) -> bool:
+    try:
+        return Owner.parse(owner.decode()).is_alive()
+    except ValueError:
+        return True  # not ours to judge
