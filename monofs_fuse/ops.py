@@ -7,17 +7,20 @@ import functools
 import logging
 import os
 import stat
+import threading
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
-from monofs_fuse import limits
+from monofs_fuse import limits, mountpoint
 from monofs_fuse.errors import Errno, number_of
 from monofs_fuse.inodes import Directory, Inode
 from monofs_fuse.saver import Saver
-from monofs_fuse.worktree import Listed, Worktree
+from monofs_fuse.worktree import Listed, Worktree, check_name
 from store import entry as entries
 from store.cid import Cid
 from store.entry import Entry
@@ -32,8 +35,9 @@ _NO_ATTRIBUTE: Final = errno.ENODATA
 class _Listing:
     """An open directory: its names as of the last time it was read from the start."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, closed: trio.Event | None) -> None:
         self.directory = directory
+        self.closed = closed  # somebody waits for it
         self.base: Cid | None = None
         self.names: list[Listed] = []
 
@@ -69,6 +73,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._about = about  # virtual attributes of the root
         self._listings: dict[int, _Listing] = {}
         self._next_listing = 1
+        self._flushing: dict[int, trio.Event] = {}  # thread that is about to open the root -> when that is closed again
+        self._waiting: set[trio.Event] = set()  # edits that wait for room
 
     # Finding
 
@@ -76,6 +82,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         inode = self.tree.lookup(self.tree.directory(parent), name)
         if inode is None:
+            check_name(name)
             return _absent()
         return self._known(inode)
 
@@ -97,7 +104,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         directory = self.tree.directory(ino)
         self.tree.opened(directory)
         handle, self._next_listing = self._next_listing, self._next_listing + 1
-        self._listings[handle] = _Listing(directory)
+        self._listings[handle] = _Listing(directory, self._flushing.get(ctx.pid))
         return handle
 
     @_answering
@@ -123,7 +130,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def releasedir(self, handle: int) -> None:
-        self.tree.closed(self._listings.pop(handle).directory)
+        listing = self._listings.pop(handle)
+        if listing.closed is not None:
+            listing.closed.set()
+        self.tree.closed(listing.directory)
 
     # Names
 
@@ -152,16 +162,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         return FileInfo(fh=inode.ino), attributes
 
     async def _create(self, parent: int, name: bytes, entry: Entry) -> EntryAttributes:
-        if self._saver.is_full:
-            await self._saver.room()
+        await self._room()
         inode = self.tree.create(self.tree.directory(parent), name, entry)
         self._saver.poke()
         return self._known(inode)
 
     @_answering
     async def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        if self._saver.is_full:
-            await self._saver.room()
+        await self._room()
         inode = self.tree.inode(ino)
         self.tree.link(inode, self.tree.directory(parent), name)
         return self._known(inode)
@@ -199,8 +207,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def write(self, ino: int, offset: int, data: bytes) -> int:
-        if self._saver.is_full:
-            await self._saver.room()
+        await self._room()
         self.tree.write(self.tree.inode(ino), offset, data)
         self._saver.poke()
         return len(data)
@@ -222,6 +229,38 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def fsyncdir(self, handle: int, datasync: bool) -> None:
         await self._saver.save(self._listings[handle].directory)
 
+    async def flush_kernel(self, path: str) -> None:
+        """Return once all that was written to the mount on `path` so far has come to us, also by mmap.
+
+        Syncing sees to it that the kernel has put it in its queue, and does not wait for our answers. But what is in
+        the queue before the release of the directory that the sync was done on also gets here before it.
+        """
+        released = trio.Event()
+        await trio.to_thread.run_sync(partial(self._sync, path, released))
+        await released.wait()
+        for done in tuple(self._waiting):
+            await done.wait()
+
+    def _sync(self, path: str, released: trio.Event) -> None:
+        """Runs on a thread of its own; the kernel tells us which thread a request is from."""
+        thread = threading.get_native_id()
+        self._flushing[thread] = released
+        try:
+            mountpoint.flush(path)
+        finally:
+            del self._flushing[thread]
+
+    async def _room(self) -> None:
+        """Wait until there is room for an edit, which must then be made without waiting again."""
+        if self._saver.is_full:
+            done = trio.Event()
+            self._waiting.add(done)
+            try:
+                await self._saver.room()
+            finally:
+                self._waiting.discard(done)
+                done.set()
+
     # Attributes
 
     @_answering
@@ -230,8 +269,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     ) -> EntryAttributes:
         inode = self.tree.inode(ino)
         if fields.update_size:
-            if self._saver.is_full:
-                await self._saver.room()
+            await self._room()
             self._truncate(inode, attr.st_size, ctx)
         if fields.update_mode:
             self.tree.set_mode(inode, stat.S_IMODE(attr.st_mode))

@@ -128,7 +128,7 @@ class _Server:
     async def _leave(self, *, lazy: bool) -> None:
         """Save, then unmount. Raises StoreError if saving fails (all stays mounted), MountError if it is in use."""
         path = self._session.mountpoint
-        await trio.to_thread.run_sync(mountpoint.flush, path)
+        await self.operations.flush_kernel(path)
         await self._saver.save()
         try:
             await trio.to_thread.run_sync(partial(mountpoint.detach, path, lazy=lazy))
@@ -206,7 +206,7 @@ class _Server:
     async def _checkpoint(self, message: str) -> control.Doc:
         if self._head is None:
             return {"cid": str(self._session.tree)}
-        await trio.to_thread.run_sync(mountpoint.flush, self._session.mountpoint)
+        await self.operations.flush_kernel(self._session.mountpoint)
         return {"cid": str(await self._saver.checkpoint(message))}
 
     async def _umount(self, lazy: bool, force: bool) -> control.Doc:

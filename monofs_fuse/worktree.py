@@ -198,7 +198,7 @@ class Worktree:
 
     def create(self, parent: Directory, name: bytes, entry: Entry) -> Inode:
         """Make a new file of any kind."""
-        _check_name(name)
+        check_name(name)
         if self.lookup(parent, name) is not None:
             raise Errno(errno.EEXIST)
         if not parent.nlink:
@@ -212,7 +212,7 @@ class Worktree:
         return inode
 
     def link(self, inode: Inode, parent: Directory, name: bytes) -> None:
-        _check_name(name)
+        check_name(name)
         if inode.is_dir:
             raise Errno(errno.EPERM)
         if self.lookup(parent, name) is not None:
@@ -262,7 +262,7 @@ class Worktree:
 
     def rename(self, old_parent: Directory, old: bytes, new_parent: Directory, new: bytes, flags: int) -> None:
         """Raises EINVAL for flags it does not know, EEXIST, ENOTEMPTY, and so on as rename(2) says."""
-        _check_name(new)
+        check_name(new)
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise Errno(errno.EINVAL)
         inode = self.existing(old_parent, old)
@@ -448,7 +448,7 @@ def _inherited(parent: Directory, entry: Entry) -> Entry:
     return entry._replace(gid=parent.gid, mode=entry.mode | (stat.S_ISGID if entry.is_dir else 0))
 
 
-def _check_name(name: bytes) -> None:
+def check_name(name: bytes) -> None:
     if len(name) > 255:
         raise Errno(errno.ENAMETOOLONG)
 

@@ -1,0 +1,70 @@
+"""Real mounts for tests: each has its own store, and nothing of it is left when the test ends."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from monofs_fuse import mountpoint
+from tests.suites.machine import Machine
+
+
+class Mount(Machine):
+    """A Machine that knows the processes it started, whatever they do."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._daemons: list[int] = []  # pidfds: their numbers are never another process
+
+    def start(self, target: str = "t", **options: object) -> Path:
+        path = super().start(target, **options)
+        self._daemons.append(os.pidfd_open(self.pid))
+        return path
+
+    def remount(self) -> str:
+        """Unmount and mount again. Returns the tree's CID in between."""
+        cid = self.umount()
+        assert cid is not None
+        self.start()
+        return cid
+
+    def end(self) -> None:
+        """Unmount, give the daemons time to go, and kill those that do not."""
+        if mountpoint.mounted(os.fspath(self.dir)) is not None:
+            subprocess.run(["umount", "-l", os.fspath(self.dir)], check=False)
+        for daemon in self._daemons:
+            if not _ended(daemon, 20):
+                print("a daemon did not end by itself")
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(daemon, signal.SIGKILL)
+                _ended(daemon, 20)
+            os.close(daemon)
+        assert mountpoint.mounted(os.fspath(self.dir)) is None
+
+
+def _ended(daemon: int, seconds: float) -> bool:
+    poller = select.poll()
+    poller.register(daemon, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Mount]:
+    """A store with an empty tree, not mounted yet."""
+    made = Mount(tmp_path)
+    yield made
+    made.end()
+    print(made.log())  # pytest shows it when the test fails
+
+
+@pytest.fixture
+def mount(machine: Mount) -> Path:
+    """An empty tree, mounted."""
+    return machine.start()
