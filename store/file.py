@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from store import limits, tree
 from store.batch import Batch, Nodes
-from store.chunker import Chunker, Cutter, Piece
+from store.chunker import Chunker, Cutter, Piece, whole
 from store.cid import Cid
 from store.entry import Entry
 from store.errors import Corrupt, WrongKind
@@ -136,7 +136,7 @@ def _chain(first: Piece, second: Piece, rest: Iterator[Piece]) -> Iterator[Piece
 
 def from_bytes(batch: Batch, chunker: Chunker, data: bytes) -> File:
     """Store `data` as a file."""
-    return from_stream(batch, chunker, iter([(len(data), data)] if data else []))
+    return from_pieces(batch, whole(chunker, data))
 
 
 def from_stream(batch: Batch, chunker: Chunker, stream: Iterator[Piece]) -> File:

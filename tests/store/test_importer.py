@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from store import directory, limits, links
 from store import file as files
 from store.batch import Batch
 from store.blocks import Change, collect
 from store.cache import Cache
+from store.chunker import whole
 from store.entry import Entry
 from store.errors import NoSpace, NotFound, StoreError, WrongKind
 from store.importer import Imported, import_directory
 from store.memory_store import MemoryStore
 from store.repository import Repository
+from tests.store.models import examples, runs, tiny
 from tests.suites import trees
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
@@ -136,6 +140,14 @@ def test_a_tree_does_not_depend_on_how_it_is_built(ground: Path) -> None:
     assert len(entries) == 3000
     empty = got.tree.root._replace(data=None, total=(0, 0, 0))
     assert directory.with_entries(batch, empty, entries) == got.tree.root
+
+
+@given(st.lists(runs(100, 16), max_size=8).map(b"".join), st.integers(1, 200))
+@examples(500)
+def test_a_file_read_at_once_is_cut_as_if_read_in_steps(data: bytes, step: int) -> None:
+    with tiny() as chunker:
+        steps = ((len(part), part) for part in (data[at : at + step] for at in range(0, len(data), step)))
+        assert list(whole(chunker, data)) == list(files.cut(chunker, steps))
 
 
 def test_the_time_of_access_stays(ground: Path) -> None:
