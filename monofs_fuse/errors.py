@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Final
 
+from monofs_fuse.acl import BadAcl
 from store import errors as store_errors
 from store.errors import MonofsError
 
@@ -22,6 +23,7 @@ class MountError(MonofsError):
 
 
 _TABLE: Final[tuple[tuple[type[BaseException], int], ...]] = (
+    (BadAcl, errno.EINVAL),
     (store_errors.NoSpace, errno.ENOSPC),
     (store_errors.TooLarge, errno.EFBIG),
     (store_errors.StoreError, errno.EIO),

@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
-from monofs_fuse import limits, mountpoint
+from monofs_fuse import acl, limits, mountpoint
 from monofs_fuse.errors import Errno, number_of
 from monofs_fuse.inodes import Directory, Inode
 from monofs_fuse.saver import Saver
@@ -63,6 +63,7 @@ def _answering(handler: _F) -> _F:
 
 class Operations(pyfuse3.Operations):  # type: ignore[misc]
     enable_writeback_cache = True
+    enable_acl = True
     supports_dot_lookup = False
 
     def __init__(self, tree: Worktree, saver: Saver, store_path: str, about: dict[bytes, bytes]) -> None:
@@ -318,13 +319,21 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if name.startswith(_VIRTUAL):
             raise Errno(errno.EPERM)
-        if name.startswith(b"system."):
+        inode = self.tree.inode(ino)
+        if name in (acl.ACCESS, acl.DEFAULT):
+            self.tree.set_acl(inode, name, acl.decode(value))
+        elif name.startswith(b"system."):
             raise Errno(errno.EOPNOTSUPP)
-        self.tree.set_xattr(self.tree.inode(ino), name, value)
+        else:
+            self.tree.set_xattr(inode, name, value)
 
     @_answering
     async def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
-        self.tree.set_xattr(self.tree.inode(ino), name, None)
+        inode = self.tree.inode(ino)
+        if name in (acl.ACCESS, acl.DEFAULT):
+            self.tree.set_acl(inode, name, ())
+        else:
+            self.tree.set_xattr(inode, name, None)
 
     @_answering
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

@@ -10,7 +10,7 @@ import stat
 import time
 from typing import Final, NamedTuple
 
-from monofs_fuse import limits
+from monofs_fuse import acl, limits
 from monofs_fuse.errors import Errno
 from monofs_fuse.inodes import Directory, Inode, Table, path_of
 from store import directory as directories
@@ -203,13 +203,26 @@ class Worktree:
             raise Errno(errno.EEXIST)
         if not parent.nlink:
             raise Errno(errno.ENOENT)  # the directory was removed
-        inode = self.table.add(parent, name, _inherited(parent, entry))
+        inode = self.table.add(parent, name, self._inherited(parent, entry))
         inode.atime = inode.mtime = inode.ctime = _now()
         if inode.is_dir:
             parent.subdirectories += 1
         self._names_changed(parent)
         self.mark(inode)
         return inode
+
+    def _inherited(self, parent: Directory, entry: Entry) -> Entry:
+        """A setgid directory gives its group to what is made in it, one with a default access list gives that."""
+        if parent.mode & stat.S_ISGID:
+            entry = entry._replace(gid=parent.gid, mode=entry.mode | (stat.S_ISGID if entry.is_dir else 0))
+        default = self.xattrs(parent).get(acl.DEFAULT) if parent.xattrs else None
+        if default is None or entry.kind == "symlink":
+            return entry
+        access, bits = acl.inherited(acl.decode(default), entry.mode)
+        lists = {} if acl.is_mode(access) else {acl.ACCESS: acl.encode(access)}
+        if entry.is_dir:
+            lists[acl.DEFAULT] = default
+        return entry._replace(mode=entry.mode & ~0o777 | bits, xattrs=tuple(sorted(lists.items())))
 
     def link(self, inode: Inode, parent: Directory, name: bytes) -> None:
         check_name(name)
@@ -387,6 +400,8 @@ class Worktree:
 
     def set_mode(self, inode: Inode, mode: int) -> None:
         inode.mode = mode & 0o7777
+        if inode.xattrs and (value := self.xattrs(inode).get(acl.ACCESS)) is not None:
+            self.set_xattr(inode, acl.ACCESS, acl.encode(acl.with_mode(acl.decode(value), mode)))
         self._attributes_changed(inode)
 
     def set_owner(self, inode: Inode, uid: int | None, gid: int | None) -> None:
@@ -432,6 +447,19 @@ class Worktree:
         inode.xattrs = tuple(sorted(xattrs.items()))
         self._attributes_changed(inode)
 
+    def set_acl(self, inode: Inode, name: bytes, new: acl.Acl) -> None:
+        """Set an access or a default list; () removes it. An access list that the mode can say is only the mode."""
+        if name == acl.DEFAULT and not inode.is_dir:
+            raise Errno(errno.EACCES)
+        if name == acl.ACCESS and new:
+            inode.mode = (inode.mode & ~0o777) | acl.mode_of(new)
+            new = () if acl.is_mode(new) else new
+        if new:
+            self.set_xattr(inode, name, acl.encode(new))
+        elif name in self.xattrs(inode):
+            self.set_xattr(inode, name, None)
+        self._attributes_changed(inode)
+
     @staticmethod
     def now() -> int:
         return _now()
@@ -439,13 +467,6 @@ class Worktree:
     def _attributes_changed(self, inode: Inode) -> None:
         inode.ctime = _now()
         self.mark(inode)
-
-
-def _inherited(parent: Directory, entry: Entry) -> Entry:
-    """A setgid directory gives its group to what is made in it, and the bit itself to directories."""
-    if not parent.mode & stat.S_ISGID:
-        return entry
-    return entry._replace(gid=parent.gid, mode=entry.mode | (stat.S_ISGID if entry.is_dir else 0))
 
 
 def check_name(name: bytes) -> None:
