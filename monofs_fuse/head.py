@@ -58,10 +58,10 @@ class Head:
         """Make the last commit a Version, if it is none yet or there is a message. Returns the tree."""
         if self.tree != self._versioned or message:
             batch = self._repository.batch_on(self._stage)
-            self._repository.publish(self.name, self.tree, batch, self._stage, message=message, old=self._record)
-            record = self._repository.name(self.name)
-            assert record is not None
-            self._record, self._versioned = record, self.tree
+            version_cid = self._repository.publish(
+                self.name, self.tree, batch, self._stage, message=message, old=self._record
+            )
+            self._record, self._versioned = Name(version_cid), self.tree
         return self.tree
 
     def drop_if_needless(self) -> None:
@@ -78,12 +78,12 @@ class Head:
         return self._repository.store.gc(limits.gc_blocks_per_commit)
 
     def _hold_orphans(self, frozen: Frozen, written: Written, batch: Batch) -> None:
-        """Content of open files without a name is in no tree: hold it as long as they are open."""
-        wanted = frozenset(
-            file.content
-            for inode in frozen.orphans
-            if (file := written.files.get(inode) or inode.file) and isinstance(file.content, Cid)
-        )
+        """Content of open files without a name is in no tree: hold it as long as they are open.
+
+        What they had before is held too: if this commit fails, their edits lie over that again.
+        """
+        files = [file for inode in frozen.orphans for file in (written.files.get(inode), inode.file)]
+        wanted = frozenset(file.content for file in files if file is not None and isinstance(file.content, Cid))
         if any(inode in frozen.files for inode in frozen.orphans):
             batch.flush()
         self._open_files.keep(wanted)
