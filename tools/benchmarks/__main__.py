@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ GROUPS = {"all": ROWS, "store": rows_store.ROWS, "mount": rows_mount.ROWS}
 def main() -> int:
     args = _arguments()
     rows = _chosen(args.rows)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mounts and files are cleaned up
     with tempfile.TemporaryDirectory(prefix="monofs-bench-", dir=args.work, ignore_cleanup_errors=True) as work:
         bench = Bench(Path(work), quick=args.quick, repeat=args.repeat, end=time.monotonic() + args.minutes * 60)
         with bench:
