@@ -380,6 +380,41 @@ def test_whichever_call_finds_the_map_too_small_all_is_done_once(
     assert all(state == states[0] for state in states)
 
 
+def test_room_that_the_last_transaction_made_is_found(store: LmdbStore) -> None:
+    """LMDB uses it only after one more transaction, which a full disk would never see."""
+    change = prepare(store)
+    store._env = Faults(store._env, 1, lmdb.DiskError, once=True)
+    store.apply(change)
+    state = State.of(store)
+    state.check()
+    assert state.roots.keys() == {b"moves", b"comes"}
+
+
+class SmallSteps(Faults):
+    """Lets no transaction make more than 20 calls, as if the disk had room for no more."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env, 0, lmdb.DiskError, once=True)
+
+    def begin(self, write: bool = False) -> Any:
+        self.calls = 0
+        return super().begin(write)
+
+    def step(self) -> None:
+        super().step()
+        if self.calls > 20:
+            raise lmdb.DiskError("injected")
+
+
+def test_garbage_is_collected_in_steps_for_which_there_is_room(store: LmdbStore) -> None:
+    put(store, *(raw(b"%d" % number) for number in range(100)))
+    store._env = SmallSteps(store._env)
+    freed = store.gc(1024)
+    assert 0 < freed.blocks < 10 and freed.waiting == 100 - freed.blocks
+    assert drain(store) == freed.waiting
+    assert State.of(store) == State({}, {}, frozenset(), {})
+
+
 # Bad bytes and bad places
 
 
