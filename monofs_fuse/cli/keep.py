@@ -13,7 +13,7 @@ from store import directory, limits, version
 from store.batch import Batch
 from store.blocks import Freed, collect
 from store.cid import Cid
-from store.errors import NotFound
+from store.errors import NotFound, StoreError
 from store.names import Name
 from store.repository import Repository, Target
 from store.version import Version
@@ -29,11 +29,11 @@ def names(args: Args) -> int:
     """List the names in the store, and the CIDs that are pinned.
 
     A line for each: the name (- for a pin), the CID of its tree, when its last version was made,
-    and the message of that version.
+    and the message of that version. If a version cannot be read, the line says why, and the exit code is 1.
 
     JSON is {"names": [...], "pins": [...]}: a name has name, tree, version, previous, time, time_ns,
-    author, message, ahead (its tree is newer than its version) and mountpoint (null: not
-    mounted); a pin has tree.
+    author, message, ahead (its tree is newer than its version), mountpoint (null: not mounted)
+    and problem (null, or why its version cannot be read); a pin has tree.
 
     Examples:
       monofs names
@@ -45,28 +45,37 @@ def names(args: Args) -> int:
         pins = [str(cid) for cid in repository.pins()]
     if args.json:
         output.document({"names": rows, "pins": [{"tree": pin} for pin in pins]})
-        return 0
-    cells = [[row["name"], row["tree"], _when(row["time_ns"]), _remark(row)] for row in rows]
-    cells += [["-", pin, "-", "pinned"] for pin in pins]
-    if cells:
-        output.table(cells)
-    return 0
+    else:
+        output.table([*map(_cells, rows), *(["-", pin, "-", "pinned"] for pin in pins)])
+    return 1 if any(row["problem"] for row in rows) else 0
 
 
 def _described(repository: Repository, text: str, name: Name, mountpoint: str | None) -> dict[str, Any]:
-    last = repository.version(name)
+    last = problem = None
+    try:
+        last = repository.version(name)
+    except StoreError as error:
+        problem = str(error)
+    tree = name.head or (last and last.tree)
     return {
         "name": text,
-        "tree": str(repository.head(name)),
+        "tree": tree and str(tree),
         "version": str(name.version),
-        "previous": sorted(map(str, last.previous)),
-        "time": moment(last.time),
-        "time_ns": last.time,
-        "author": last.author,
-        "message": last.message,
+        "previous": sorted(map(str, last.previous)) if last else None,
+        "time": moment(last.time) if last else None,
+        "time_ns": last.time if last else None,
+        "author": last.author if last else None,
+        "message": last.message if last else None,
         "ahead": name.head is not None,
         "mountpoint": mountpoint,
+        "problem": problem,
     }
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if row["problem"]:
+        return [row["name"], row["tree"] or "-", "-", row["problem"]]
+    return [row["name"], row["tree"], _when(row["time_ns"]), _remark(row)]
 
 
 def _when(ns: int) -> str:

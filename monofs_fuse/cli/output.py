@@ -98,13 +98,8 @@ def human(size: int) -> str:
     raise AssertionError
 
 
-def table(rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
-    """Print rows of cells in columns; those in `right` are aligned to the right."""
+def table(rows: list[list[str]]) -> None:
+    """Print rows of cells in columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    last = len(widths) - 1
     for row in rows:
-        cells = [
-            cell.rjust(width) if index in right else cell if index == last else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths))
-        ]
-        line("  ".join(cells).rstrip())
+        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

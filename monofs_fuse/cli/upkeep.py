@@ -10,7 +10,8 @@ from monofs_fuse.cli.arguments import Args, Parser, opened
 from monofs_fuse.cli.keep import collected, freed
 from store import repository as repositories
 from store import version
-from store.cid import ALGORITHMS, BLAKE3
+from store.cid import ALGORITHMS, BLAKE3, Cid
+from store.errors import StoreError
 from store.repository import Repository
 
 # init
@@ -76,8 +77,7 @@ def _facts(repository: Repository) -> dict[str, Any]:
     usage = repository.store.usage()
     names = [name for _, name in repository.names()]
     pins = repository.pins()
-    trees = [version.load_tree(repository.cache, cid) for cid in [*map(repository.head, names), *pins]]
-    logical = sum(tree.root.total[1] for tree in trees)
+    logical = sum(_size(repository, cid) for cid in [*(name.head or name.version for name in names), *pins])
     return {
         "path": str(repository.path),
         "format": repositories.FORMAT,
@@ -93,6 +93,14 @@ def _facts(repository: Repository) -> dict[str, Any]:
         "deduplication": round(logical / usage.plain, 2) if usage.plain else 1.0,
         "compression": round(usage.plain / usage.stored, 2) if usage.stored else 1.0,
     }
+
+
+def _size(repository: Repository, cid: Cid) -> int:
+    """Return the sum of all file sizes in a tree; 0 for one that cannot be read: `check` tells about that."""
+    try:
+        return version.load_tree(repository.cache, cid).root.total[1]
+    except StoreError:
+        return 0
 
 
 # gc

@@ -1,7 +1,9 @@
-"""The real `monofs`, run as users run it: its own process, its own store."""
+"""`monofs` as users run it: each command a process of its own, a store of its own."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import pty
@@ -9,6 +11,7 @@ import select
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,21 +22,48 @@ import lmdb
 from store.cid import parse
 
 PROGRAM = os.path.join(sysconfig.get_path("scripts"), "monofs")
+ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 60  # against a hang; nothing here should take a second
 
 
-# Another user may not be able to read this Python, so it is loaded first.
-_AS_USER = """
-import grp, importlib, os, pkgutil, pwd, sys
+# Loads everything, then runs a command whenever it is told to, each in a fork of its own: Python's start and the
+# imports are most of the time that a command takes.
+_STARTED = """
+import grp, importlib, json, os, pkgutil, pwd, sys, time
 import fastcdc.fastcdc_cy, monofs_fuse.cli, store
 for package in (store, monofs_fuse.cli):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-user = int(sys.argv.pop(1))
-os.setgroups([])
-os.setresgid(user, user, user)
-os.setresuid(user, user, user)
-sys.exit(monofs_fuse.cli.main())
+
+def run(argv, env, cwd, user, out, err):
+    for number, path in enumerate((os.devnull, out, err)):
+        fd = os.open(path, os.O_WRONLY if number else os.O_RDONLY)
+        os.dup2(fd, number)
+        os.close(fd)
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    os.chdir(cwd)
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    sys.argv[1:] = argv
+    return monofs_fuse.cli.main()
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = run(**json.loads(line))
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -74,15 +104,27 @@ class Monofs:
         home = {"HOME": str(self.directory), "TZ": "UTC", "MONOFS_STORE": str(self.store)}
         return {**kept, "PATH": path, **home, **self.more}
 
-    def run(self, *args: str | bytes, cwd: Path | None = None, user: int | None = None, **env: str) -> Result:
-        """Run one command to its end, with neither stdout nor stderr on a terminal."""
-        command = [PROGRAM] if user is None else [sys.executable, "-c", _AS_USER, str(user)]
+    def run(self, *args: str | bytes, user: int | None = None, **env: str) -> Result:
+        """Run one command to its end, with neither stdout nor stderr on a terminal; quicker than the program itself."""
+        with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+            request = {
+                "argv": list(map(os.fsdecode, args)),
+                "env": {**self.env, **env},
+                "cwd": os.fspath(self.directory),
+                "user": user,
+                "out": out.name,
+                "err": err.name,
+            }
+            return Result(_started().ask(request), out.read(), err.read().decode())
+
+    def program(self, *args: str | bytes, **env: str) -> Result:
+        """Run the program itself."""
         done = subprocess.run(
-            [*command, *args],
+            [PROGRAM, *args],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={**self.env, **env},
-            cwd=cwd or self.directory,
+            cwd=self.directory,
             timeout=SECONDS_MAX,
         )
         return Result(done.returncode, done.stdout, done.stderr.decode())
@@ -138,6 +180,34 @@ class Monofs:
         command = [sys.executable, "-c", script, *args]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self.env, check=True)
         return set(done.stderr.decode().splitlines()[-1].split())
+
+
+class _Started:
+    """A process that has loaded monofs and waits for commands to run."""
+
+    def __init__(self) -> None:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen([sys.executable, "-c", _STARTED], stdin=pipe, stdout=pipe, cwd=ROOT)
+        atexit.register(self._end)
+
+    def ask(self, request: dict[str, Any]) -> int:
+        """Run a command; returns its exit code."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        answered, _, _ = select.select([self._process.stdout], [], [], SECONDS_MAX)
+        assert answered, f"no end of {request['argv']}"
+        return int(self._process.stdout.readline())
+
+    def _end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(SECONDS_MAX)
+
+
+@functools.cache
+def _started() -> _Started:
+    return _Started()
 
 
 def plant(directory: Path, files: Mapping[str, bytes]) -> Path:

@@ -16,9 +16,9 @@ from tests.fuse.cli_command import Monofs, damage, plant
 
 @pytest.fixture
 def monofs(tmp_path: Path) -> Monofs:
-    """A store with the name t."""
+    """A store with the name t. The file t/sub/b is too small to be cut, so it is one block."""
     monofs = Monofs(tmp_path)
-    plant(tmp_path / "tree", {"a": b"1\n", "sub/b": os.urandom(50_000)})
+    plant(tmp_path / "tree", {"a": b"1\n", "sub/b": os.urandom(15_000)})
     monofs.ok("import", "tree", "--name", "t", "-m", "the first")
     return monofs
 
@@ -44,7 +44,19 @@ def test_names_lists_names_and_pins(monofs: Monofs) -> None:
 
 
 def test_names_json(monofs: Monofs) -> None:
-    keys = ["name", "tree", "version", "previous", "time", "time_ns", "author", "message", "ahead", "mountpoint"]
+    keys = [
+        "name",
+        "tree",
+        "version",
+        "previous",
+        "time",
+        "time_ns",
+        "author",
+        "message",
+        "ahead",
+        "mountpoint",
+        "problem",
+    ]
     assert list(names(monofs)["t"]) == keys
 
 
@@ -175,9 +187,9 @@ def test_store_info(monofs: Monofs) -> None:
     monofs.ok("name", "u", "t")
     doc = info(monofs)
     assert (doc["path"], doc["format"], doc["hash"]) == (str(monofs.store), 1, "blake3")
-    assert (doc["names"], doc["pins"], doc["logical_bytes"]) == (2, 0, 2 * 50_002)
-    assert 50_000 < doc["plain_bytes"] < 55_000 and doc["deduplication"] > 1.8
-    assert doc["file_bytes"] >= doc["stored_bytes"] > 50_000
+    assert (doc["names"], doc["pins"], doc["logical_bytes"]) == (2, 0, 2 * 15_002)
+    assert 15_000 < doc["plain_bytes"] < 20_000 and doc["deduplication"] > 1.5
+    assert doc["file_bytes"] >= doc["stored_bytes"] > 15_000
     text = monofs.ok("store-info").text
     assert str(monofs.store) in text and "blake3" in text
 
@@ -202,6 +214,24 @@ def test_gc_frees_what_nothing_needs(monofs: Monofs) -> None:
     assert info(monofs)["blocks"] == before
     assert monofs.ok("gc").text == "freed 0 blocks, 0 stored bytes\n"
     assert monofs.ok("cat", "t/a").out == b"1\n"
+
+
+def test_one_corrupt_version_hides_no_other_name(monofs: Monofs) -> None:
+    monofs.ok("import", "tree/sub", "--name", "u")
+    before = names(monofs)
+    damage(monofs, before["t"]["version"])
+    result = monofs.run("names", "--json")
+    assert result.code == 1
+    bad, good = result.json["names"]
+    assert (bad["name"], bad["tree"], bad["version"]) == ("t", None, before["t"]["version"])
+    assert "corrupt" in bad["problem"]
+    assert good == before["u"]
+    result = monofs.run("names")
+    assert result.code == 1 and "corrupt" in result.lines[0] and before["u"]["tree"] in result.lines[1]
+    assert info(monofs)["logical_bytes"] == 15_000
+    assert "corrupt" in monofs.fails("ls", "t")
+    monofs.ok("forget", "t")
+    assert names(monofs) == {"u": before["u"]}
 
 
 # check

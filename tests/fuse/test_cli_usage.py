@@ -60,6 +60,13 @@ def test_version(monofs: Monofs) -> None:
     assert monofs.ok("--version").text.split()[0] == "monofs"
 
 
+@pytest.mark.parametrize("command", ["--version", "ls t", "ls nope", "ls", "import tree", "names --json", "gc"])
+def test_the_program_itself_does_what_the_other_tests_see(named: Monofs, command: str) -> None:
+    """Those take a process that has everything loaded."""
+    named.ok("import", "tree")
+    assert named.program(*command.split()) == named.run(*command.split())
+
+
 # Wrong usage
 
 
