@@ -19,12 +19,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             code = _run(sys.argv[1:] if argv is None else argv)
+        except MonofsError as error:
+            code = _fail(str(error))
         except SystemExit as stop:  # argparse's way out
             code = stop.code if isinstance(stop.code, int) else OK
         sys.stdout.flush()
         return code
-    except MonofsError as error:
-        return _fail(str(error))
     except BrokenPipeError:
         _drop_stdout()
         return PIPE_CLOSED

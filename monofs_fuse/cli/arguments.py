@@ -23,6 +23,17 @@ EXIT_CODES: Final = "Exit codes: 0 done; 1 an error, explained in one line on st
 TARGET_HELP: Final = "a CID or a name, and a path inside that tree"
 
 
+class _Explained(argparse.HelpFormatter):
+    """Wraps paragraphs to the terminal; examples stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(
+            part if part.startswith("Examples:") else super(_Explained, self)._fill_text(part, width, indent)
+            for part in paragraphs
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """Every verb knows --store and --help; `explanation` is its function's docstring."""
 
@@ -32,7 +43,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"monofs {verb}",
             description=text,
             epilog="Examples:" + rest + ("" if "Exit codes" in rest else "\n\n" + EXIT_CODES),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Explained,
             allow_abbrev=False,
             conflict_handler="resolve",  # -h is for sizes where people know it so; --help always helps
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from monofs_fuse.cli import verbs
-from tests.fuse.cli_command import PROGRAM, SECONDS_MAX, Monofs, plant
+from tests.fuse.cli_command import PROGRAM, SECONDS_MAX, Monofs, damage, plant
 
 NAMES = [verb.name for verb in verbs.ALL]
 PATH_OF_THE_ISSUE = (
@@ -50,6 +50,7 @@ def test_help_names_every_command_on_a_line_of_its_own(monofs: Monofs) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_explains_itself(monofs: Monofs, name: str) -> None:
     text = monofs.ok(name, "--help").text
+    assert max(map(len, text.splitlines())) <= 80
     assert "Examples:" in text and f"monofs {name}" in text
     assert "Exit codes:" in text
     assert "--store" in text
@@ -188,6 +189,17 @@ def test_a_reader_that_goes_away_is_no_error(named: Monofs) -> None:
         process.stdout.close()
         assert process.wait(SECONDS_MAX) in (0, 141)  # 0 if all went into the pipe before it was closed
         assert process.stderr.read() == b""
+
+
+def test_an_error_after_the_reader_has_gone_is_told_without_noise(named: Monofs) -> None:
+    """What `ls` has not written yet must not raise once more when Python exits."""
+    damage(named, named.ok("stat", "--json", "t/sub").json["cid"])
+    process = named.start("ls", "-R", "t")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.wait(SECONDS_MAX)
+    (line,) = process.stderr.read().splitlines()
+    assert b"corrupt" in line
 
 
 def test_a_full_disk_for_stdout_is_an_error(named: Monofs) -> None:
