@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +27,23 @@ TARGET_HELP: Final = "a CID or a name, and a path inside that tree"
 class _Explained(argparse.HelpFormatter):
     """Wraps paragraphs to the terminal; examples stay as they are."""
 
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.split("\n\n")
         return "\n\n".join(
             part if part.startswith("Examples:") else super(_Explained, self)._fill_text(part, width, indent)
             for part in paragraphs
         )
+
+
+def _columns() -> int:
+    """The width of the terminal. argparse makes a formatter for every argument, and would import shutil for this."""
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
 
 
 class Parser(argparse.ArgumentParser):
