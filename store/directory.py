@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from store import entry as entries_
-from store import tree
+from store import limits, tree
 from store.batch import Batch, Nodes
 from store.entry import Entry
-from store.errors import NotFound, WrongKind
+from store.errors import NotFound, TooLarge, WrongKind
 from store.nodes import DIRECTORY, good_name
 
 
@@ -71,6 +71,14 @@ def resolve(source: Nodes, directory: Entry, path: bytes) -> Entry:
     return entry
 
 
+def find(source: Nodes, directory: Entry, path: bytes) -> Entry | None:
+    """Return the entry at `path`, as `resolve` does; None if there is none."""
+    entry: Entry | None = directory
+    for name in names(path):
+        entry = lookup(source, entry, name) if entry is not None and entry.is_dir else None
+    return entry
+
+
 def names(path: bytes) -> list[bytes]:
     """Split a path into names; '.' and empty names are skipped. Raises NotFound for '..'."""
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
@@ -80,35 +88,40 @@ def names(path: bytes) -> list[bytes]:
 
 
 def walk(source: Nodes, directory: Entry, path: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
-    """Yield (path, entry) of everything below, a directory before what it holds. Any depth will do."""
-    stack = [(path, entries(source, directory))]
+    """Yield (path, entry) of everything below, a directory before what it holds. Raises TooLarge over `depth_max`."""
+    prefix = path + b"/" if path else b""
+    stack = [(0, entries(source, directory))]  # how much longer the prefix is than one up
     while stack:
-        at, rest = stack[-1]
+        longer, rest = stack[-1]
         for name, entry in rest:
-            below = at + b"/" + name if at else name
-            yield below, entry
+            yield prefix + name, entry
             if entry.is_dir and entry.data is not None:
-                stack.append((below, entries(source, entry)))
+                if len(stack) > limits.depth_max:
+                    raise TooLarge(f"directories may be {limits.depth_max} deep at most")
+                stack.append((len(name) + 1, entries(source, entry)))
+                prefix += name + b"/"
                 break
         else:
             stack.pop()
+            prefix = prefix[: len(prefix) - longer]
 
 
 def with_paths(batch: Batch, directory: Entry, changes: Mapping[bytes, Entry]) -> Entry:
     """Return `directory` with the existing entries at these paths replaced."""
-    pending: dict[bytes, dict[bytes, Entry | None]] = {}
+    by_depth: dict[int, dict[bytes, dict[bytes, Entry | None]]] = {}  # depth -> directory -> name -> new entry
+
+    def change(path: bytes, entry: Entry) -> None:
+        above, _, name = path.rpartition(b"/")
+        by_depth.setdefault(path.count(b"/"), {}).setdefault(above, {})[name] = entry
+
     for path, entry in changes.items():
-        parent, _, name = path.rpartition(b"/")
-        pending.setdefault(parent, {})[name] = entry
-    while pending:
-        parent = max(pending, key=lambda p: p.count(b"/") + bool(p))  # the deepest first
-        old = resolve(batch, directory, parent)
-        new = with_entries(batch, old, pending.pop(parent))
-        if not parent:
-            directory = new
-            continue
-        above, _, name = parent.rpartition(b"/")
-        pending.setdefault(above, {})[name] = new
+        change(path, entry)
+    for depth in range(max(by_depth, default=-1), -1, -1):
+        for at, inside in by_depth[depth].items():
+            new = with_entries(batch, resolve(batch, directory, at), inside)
+            if not at:
+                return new
+            change(at, new)
     return directory
 
 

@@ -24,6 +24,7 @@ _TYPE_BITS: Final = {
 }
 _KINDS: Final = {bits: kind for kind, bits in _TYPE_BITS.items()}
 _DEVICES: Final = ("char", "block")
+_MTIME_MIN, _MTIME_MAX = -(1 << 63), (1 << 63) - 1
 
 
 class Entry(NamedTuple):
@@ -73,8 +74,14 @@ def kind_of(st_mode: int) -> str:
 
 
 def encode(entry: Entry) -> dict[str, Any]:
-    """Return the entry as a DAG-CBOR map; defaults are left out."""
-    doc: dict[str, Any] = {"mode": entry.mode, "mtime": entry.mtime}
+    """Return the entry as a DAG-CBOR map. A time outside of 1677 to 2262 becomes the nearest that 64 bits hold."""
+    assert _is_good(entry), f"nobody could read {entry} again"
+    return _document(entry)
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    """Defaults are left out."""
+    doc: dict[str, Any] = {"mode": entry.mode, "mtime": min(max(entry.mtime, _MTIME_MIN), _MTIME_MAX)}
     if entry.kind != "file":
         doc["kind"] = entry.kind
     if entry.uid:
@@ -84,7 +91,7 @@ def encode(entry: Entry) -> dict[str, Any]:
     if entry.data is not None and entry.data != b"":
         doc["data"] = entry.data
     if entry.xattrs:
-        doc["xattrs"] = entry.xattrs if isinstance(entry.xattrs, Cid) else [list(pair) for pair in entry.xattrs]
+        doc["xattrs"] = entry.xattrs if isinstance(entry.xattrs, Cid) else _doc(entry.xattrs)
     if entry.kind == "dir":
         if entry.data is not None:
             doc["total"] = list(entry.total)
@@ -102,11 +109,9 @@ def encode(entry: Entry) -> dict[str, Any]:
 def decode(doc: Any, cid: Cid) -> Entry:
     """Return the entry in `doc`, which lies in the block `cid`. Raises Corrupt if it breaks the format."""
     try:
-        unknown = doc.keys() - _FIELDS
-        kind = doc.get("kind", "file")
         xattrs = doc.get("xattrs", ())
         entry = Entry(
-            kind,
+            doc.get("kind", "file"),
             doc["mode"],
             doc.get("uid", 0),
             doc.get("gid", 0),
@@ -116,48 +121,67 @@ def decode(doc: Any, cid: Cid) -> Entry:
             doc.get("nlink", 1),
             doc.get("data"),
             tuple(doc.get("rdev", (0, 0))),
-            xattrs if isinstance(xattrs, Cid) or not xattrs else _pairs(xattrs, cid),
+            xattrs if isinstance(xattrs, Cid) else _pairs(xattrs, cid),
             tuple(doc.get("total", (0, 0, 0))),
         )
     except (KeyError, TypeError, AttributeError, ValueError):
         raise Corrupt(cid, "an entry breaks the format") from None
-    if unknown or not _is_good(entry):
-        raise Corrupt(cid, f"an entry breaks the format ({entry.kind!r})")
+    # One content, one form: a default that is written out, or a field we do not know, makes it another document.
+    if not _is_good(entry) or _document(entry) != doc:
+        raise Corrupt(cid, "an entry breaks the format")
     return entry
 
 
-_FIELDS: Final = frozenset(
-    ("kind", "mode", "uid", "gid", "mtime", "size", "holes", "nlink", "data", "rdev", "xattrs", "total")
-)
-
-
 def _is_good(e: Entry) -> bool:
-    """The checks that keep a hostile entry from doing more harm than being wrong."""
-    if e.kind not in _TYPE_BITS:
+    """True if this is an entry that a tree can have. So a hostile one does no more harm than being wrong."""
+    if type(e.kind) is not str or e.kind not in _TYPE_BITS:
         return False
     numbers = (e.mode, e.uid, e.gid, e.mtime, e.size, e.holes, e.nlink, *e.rdev, *e.total)
     if not all(type(n) is int for n in numbers) or len(e.rdev) != 2 or len(e.total) != 3:
         return False
     if not (0 <= e.mode <= 0o7777 and 0 <= e.uid < 1 << 32 and 0 <= e.gid < 1 << 32 and 1 <= e.nlink < 1 << 31):
         return False
-    if not (0 <= e.holes <= e.size <= limits.file_bytes_max and -(1 << 63) <= e.mtime < 1 << 63):
+    if not (0 <= e.holes <= e.size <= limits.file_bytes_max and _is_good_set(e.xattrs)):
         return False
-    if not (0 <= e.rdev[0] < 1 << 12 and 0 <= e.rdev[1] < 1 << 20 and min(e.total) >= 0):
-        return False
-    if e.kind == "dir":
-        return e.data is None or (isinstance(e.data, Cid) and e.data.is_node)
-    if e.kind == "symlink":
-        return type(e.data) is bytes and 0 < len(e.data) <= limits.target_bytes_max and len(e.data) == e.size
     if e.kind == "file":
-        return type(e.data) is not bytes or len(e.data) == e.size <= limits.inline_bytes_max
-    return e.data is None
+        return _is_good_content(e.size, e.holes, e.data)
+    if e.kind == "symlink":
+        good = type(e.data) is bytes and 0 < len(e.data) <= limits.target_bytes_max and b"\0" not in e.data
+        return good and e.size == len(e.data or b"") and not e.holes
+    if e.kind == "dir":
+        amounts = all(0 <= n <= limits.file_bytes_max for n in e.total)
+        good = e.nlink == 1 and (e.total == (0, 0, 0) if e.data is None else _is_node(e.data) and e.total[0] > 0)
+        return good and amounts and not e.size
+    return e.data is None and not e.size and 0 <= e.rdev[0] < 1 << 12 and 0 <= e.rdev[1] < 1 << 20
+
+
+def _is_good_content(size: int, holes: int, data: object) -> bool:
+    if data is None:
+        return holes == size and (not size or size >= limits.hole_bytes_min)
+    if type(data) is bytes:
+        return not holes and 0 < size == len(data) <= limits.inline_bytes_max
+    small = size <= limits.inline_bytes_max
+    return not small and (_is_node(data) if holes else isinstance(data, Cid)) and holes < size
+
+
+def _is_good_set(xattrs: Xattrs | Cid) -> bool:
+    if isinstance(xattrs, Cid):
+        return xattrs.is_node
+    return not xattrs or _packed_bytes(xattrs) <= limits.xattr_bytes_inline
+
+
+def _is_node(value: object) -> bool:
+    return isinstance(value, Cid) and value.is_node
 
 
 def _pairs(doc: Any, cid: Cid) -> Xattrs:
-    pairs = tuple((name, value) for name, value in doc)
+    pairs: Xattrs = tuple((name, value) for name, value in doc)
+    last = b""
     for name, value in pairs:
-        if type(name) is not bytes or type(value) is not bytes or not name or b"\0" in name or len(name) > 255:
+        good = type(name) is bytes and type(value) is bytes and last < name and len(name) <= limits.name_bytes_max
+        if not good or b"\0" in name or len(value) > limits.xattr_value_bytes_max:
             raise Corrupt(cid, "an extended attribute breaks the format")
+        last = name
     return pairs
 
 
@@ -170,12 +194,12 @@ def pack_xattrs(batch: Batch, pairs: Iterable[tuple[bytes, bytes]]) -> Xattrs | 
     Raises TooLarge over `xattr_bytes_max`.
     """
     xattrs = tuple(sorted(pairs))
-    data = codec.encode([list(pair) for pair in xattrs])
-    if len(data) <= limits.xattr_bytes_inline:
+    size = _packed_bytes(xattrs)
+    if size <= limits.xattr_bytes_inline:
         return xattrs
-    if len(data) > limits.xattr_bytes_max:
-        raise TooLarge(f"extended attributes of {len(data)} bytes are over the limit of {limits.xattr_bytes_max}")
-    return batch.put_node(data)
+    if size > limits.xattr_bytes_max:
+        raise TooLarge(f"extended attributes of {size} bytes are over the limit of {limits.xattr_bytes_max}")
+    return batch.put_doc(_doc(xattrs))
 
 
 def unpack_xattrs(source: Nodes, entry: Entry) -> Xattrs:
@@ -185,3 +209,11 @@ def unpack_xattrs(source: Nodes, entry: Entry) -> Xattrs:
     if not isinstance(doc, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in doc):
         raise Corrupt(entry.xattrs, "not a set of extended attributes")
     return _pairs(doc, entry.xattrs)
+
+
+def _doc(xattrs: Xattrs) -> list[list[bytes]]:
+    return [list(pair) for pair in xattrs]
+
+
+def _packed_bytes(xattrs: Xattrs) -> int:
+    return len(codec.encode(_doc(xattrs)))

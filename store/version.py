@@ -12,6 +12,7 @@ from store.batch import Batch, Nodes
 from store.cid import Cid
 from store.entry import Entry
 from store.errors import Corrupt, WrongKind
+from store.nodes import FLAVORS
 
 FORMAT = 1
 
@@ -34,13 +35,21 @@ class Version(NamedTuple):
 
 
 def put_tree(batch: Batch, tree: Tree) -> Cid:
-    doc = {"type": "tree", "format": FORMAT, "root": entries.encode(tree.root)}
-    if tree.links is not None:
-        doc["links"] = tree.links
-    return batch.put_doc(doc)
+    return batch.put_doc(_tree_doc(tree))
 
 
 def put_version(batch: Batch, version: Version) -> Cid:
+    return batch.put_doc(_version_doc(version))
+
+
+def _tree_doc(tree: Tree) -> codec.Doc:
+    doc = {"type": "tree", "format": FORMAT, "root": entries.encode(tree.root)}
+    if tree.links is not None:
+        doc["links"] = tree.links
+    return doc
+
+
+def _version_doc(version: Version) -> codec.Doc:
     doc = {
         "type": "version",
         "format": FORMAT,
@@ -52,7 +61,7 @@ def put_version(batch: Batch, version: Version) -> Cid:
         doc["author"] = version.author
     if version.message:
         doc["message"] = version.message
-    return batch.put_doc(doc)
+    return doc
 
 
 def load(source: Nodes, cid: Cid) -> Tree | Version:
@@ -63,12 +72,12 @@ def load(source: Nodes, cid: Cid) -> Tree | Version:
     kind = doc.get("type") if isinstance(doc, dict) else None
     if kind not in ("tree", "version"):
         raise WrongKind(f"{cid} is {_what(doc)}, not a tree")
-    if doc.get("format") != FORMAT:
-        raise WrongKind(f"{cid} has format {doc.get('format')!r}; this monofs knows format {FORMAT}")
-    try:
-        return _tree(cid, doc) if kind == "tree" else _version(doc)
-    except (KeyError, TypeError, ValueError):
-        raise Corrupt(cid, f"a {kind} breaks the format") from None
+    found = doc.get("format")
+    if type(found) is not int:
+        raise Corrupt(cid, f"a {kind} breaks the format")
+    if found != FORMAT:
+        raise WrongKind(f"{cid} has format {found}; this monofs knows format {FORMAT}: use a newer monofs")
+    return _tree(cid, doc) if kind == "tree" else _version(cid, doc)
 
 
 def load_tree(source: Nodes, cid: Cid) -> Tree:
@@ -105,7 +114,7 @@ def subtree(batch: Batch, tree: Tree, path: bytes) -> Tree:
         inside = tuple(p[len(prefix) + 1 :] for p in group if p.startswith(prefix + b"/"))
         kept.append(inside)
         if len(inside) < len(group):
-            torn.update((p, directory.resolve(batch, root, p)._replace(nlink=len(inside))) for p in inside)
+            torn.update((p, _linked(batch, tree, root, p)._replace(nlink=len(inside))) for p in inside)
     return Tree(directory.with_paths(batch, root, torn), links.changed(batch, None, (), kept))
 
 
@@ -115,25 +124,37 @@ def now() -> int:
     return int(epoch) * 10**9 if epoch.isdigit() else time.time_ns()
 
 
+def _linked(source: Nodes, tree: Tree, root: Entry, path: bytes) -> Entry:
+    entry = directory.find(source, root, path)
+    if entry is None or entry.is_dir:
+        assert tree.links is not None
+        raise Corrupt(tree.links, "a hard link's path leads to no file")
+    return entry
+
+
 def _tree(cid: Cid, doc: codec.Doc) -> Tree:
-    root = entries.decode(doc["root"], cid)
-    found = doc.get("links")
-    if not root.is_dir or not (found is None or isinstance(found, Cid)):
-        raise ValueError
-    return Tree(root, found)
+    tree = Tree(entries.decode(doc.get("root"), cid), doc.get("links"))
+    if not tree.root.is_dir or not (tree.links is None or _is_node(tree.links)) or _tree_doc(tree) != doc:
+        raise Corrupt(cid, "a tree breaks the format")
+    return tree
 
 
-def _version(doc: codec.Doc) -> Version:
-    version = Version(
-        doc["tree"], frozenset(doc["previous"]), doc["time"], doc.get("author", ""), doc.get("message", "")
-    )
-    good = isinstance(version.tree, Cid) and all(isinstance(p, Cid) for p in version.previous)
-    if not good or type(version.time) is not int or not isinstance(version.author, str):
-        raise ValueError
+def _version(cid: Cid, doc: codec.Doc) -> Version:
+    previous, author, message = doc.get("previous"), doc.get("author", ""), doc.get("message", "")
+    good = _is_node(doc.get("tree")) and isinstance(previous, list) and all(map(_is_node, previous))
+    if not good or type(doc.get("time")) is not int or not (type(author) is type(message) is str):
+        raise Corrupt(cid, "a version breaks the format")
+    version = Version(doc["tree"], frozenset(previous), doc["time"], author, message)
+    if _version_doc(version) != doc:
+        raise Corrupt(cid, "a version breaks the format")
     return version
 
 
+def _is_node(value: object) -> bool:
+    return isinstance(value, Cid) and value.is_node
+
+
 def _what(doc: codec.Doc) -> str:
-    if isinstance(doc, list) and len(doc) == 3 and isinstance(doc[0], str):
+    if isinstance(doc, list) and len(doc) == 3 and isinstance(doc[0], str) and doc[0] in FLAVORS:
         return f"a node inside a {doc[0]} tree"
     return "some other node"
