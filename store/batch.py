@@ -69,7 +69,7 @@ class Batch:
             raise TooLarge(f"a block of {len(data)} bytes is over the limit of {limits.block_bytes_max}")
         if cid not in self.blocks:
             self.blocks[cid] = data
-            self._bytes += len(data)
+            self._bytes += len(data) + limits.block_overhead_bytes
             if self._stage is not None and self._bytes >= limits.batch_bytes_max:
                 self.flush()
         return cid

@@ -29,7 +29,7 @@ class Stage:
     def put(self, blocks: Mapping[Cid, bytes]) -> None:
         """Store blocks and hold them. Raises NoSpace."""
         if blocks:
-            key, record = self._prefix + b"%08d" % self._next, _record(blocks)
+            key, record = self._prefix + b"%08d" % self._next, _record(_tops(blocks))
             self.new_blocks += self._store.apply(Change(blocks, (RootChange(key, None, record),)))
             self._records[key] = record
             self._next += 1
@@ -82,6 +82,15 @@ def sweep(store: Store) -> int:
             except NoSpace:
                 break
     return swept
+
+
+def _tops(blocks: Mapping[Cid, bytes]) -> list[Cid]:
+    """Return those that no other of them refers to: they hold all the rest, and a million files need few records."""
+    linked: set[Cid] = set()
+    for cid, data in blocks.items():
+        if cid.is_node:
+            linked |= codec.links(cid, data)
+    return [cid for cid in blocks if cid not in linked]
 
 
 def _record(cids: Iterable[Cid]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import stat
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import directory, limits, links
+from store import codec, directory, limits, links
 from store import file as files
 from store.batch import Batch
 from store.blocks import Change, collect
@@ -23,6 +24,7 @@ from store.chunker import whole
 from store.entry import Entry
 from store.errors import NoSpace, NotFound, StoreError, WrongKind
 from store.importer import Imported, import_directory
+from store.ledger import RECORD_CID
 from store.memory_store import MemoryStore
 from store.repository import Repository
 from tests.store.models import examples, runs, tiny
@@ -517,6 +519,29 @@ def test_any_failing_write_leaves_nothing(
             raise AssertionError(f"there were only {calls} writes")
     stage.release()
     assert_clean(repository, names, blocks)
+
+
+def test_collecting_garbage_meanwhile_takes_nothing_of_it(
+    ground: Path, repository: Repository, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what nothing else refers to is held by name; the rest must live through that, however batches fall."""
+    for number in range(20):
+        fill(ground / f"{number}", rng, 10)
+        (ground / f"{number}/deep/er").mkdir(parents=True)
+        shutil.copy(ground / f"{number}/0", ground / f"{number}/deep/er/same content")
+    shutil.copytree(ground / "0", ground / "zz same directory")
+    monkeypatch.setattr(limits, "batch_bytes_max", 1 << 20)
+    batch, stage = repository.batch("import")
+    watch = Hook(lambda _: list(collect(repository.store, limits.gc_blocks_per_step)))
+    got = import_directory(batch, ground, progress=watch)
+    held = sum(len(codec.links_of_record(RECORD_CID, change.old or b"")) for change in stage.drop())
+    assert held < stage.new_blocks / 2
+    repository.pin(got.cid, batch, stage)
+    list(collect(repository.store, limits.gc_blocks_per_step))
+    for path, there in directory.walk(repository.cache, got.tree.root):
+        if there.kind == "file":
+            data = files.File.of(there).read_at(repository.cache, 0, there.size)
+            assert data == (ground / os.fsdecode(path)).read_bytes()
 
 
 @as_root
