@@ -17,8 +17,6 @@ from store.file import EMPTY, File
 
 Facts = os.stat_result
 
-_MTIME_MIN, _MTIME_MAX = -(1 << 63), (1 << 63) - 1
-
 # Labels that belong to this machine's security policy, or are signed with its key, and not to the tree.
 _HOST_XATTRS: Final = frozenset((b"security.selinux", b"security.evm"))
 _NO_XATTRS: Final = (errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -33,8 +31,7 @@ def entry(batch: Batch, facts: Facts, xattrs: Xattrs, content: File = EMPTY, nli
         mode=stat.S_IMODE(mode),
         uid=facts.st_uid,
         gid=facts.st_gid,
-        # Some filesystems know years that 64 bits of ns do not.
-        mtime=min(max(facts.st_mtime_ns, _MTIME_MIN), _MTIME_MAX),
+        mtime=facts.st_mtime_ns,
         size=content.size,
         holes=content.holes,
         nlink=nlink,

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import codec, directory, limits, links
+from store import check, codec, directory, limits, links
 from store import file as files
 from store.batch import Batch
 from store.blocks import Change, collect
@@ -490,8 +490,7 @@ def assert_clean(repository: Repository, names: list[tuple[str, Any]], blocks: i
     assert repository.store.usage().blocks == blocks
     assert list(repository.names()) == names
     assert repository.pins() == []
-    for cid in repository.store.cids():
-        repository.store.get(cid)
+    assert check.examine(repository.store).is_clean
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
@@ -538,6 +537,7 @@ def test_collecting_garbage_meanwhile_takes_nothing_of_it(
     assert held < stage.new_blocks / 2
     repository.pin(got.cid, batch, stage)
     list(collect(repository.store, limits.gc_blocks_per_step))
+    assert check.examine(repository.store).is_clean
     for path, there in directory.walk(repository.cache, got.tree.root):
         if there.kind == "file":
             data = files.File.of(there).read_at(repository.cache, 0, there.size)
