@@ -255,9 +255,11 @@ def _made(destination: Path) -> int:
     if os.listdir(fd):
         os.close(fd)
         raise NameTaken(f"'{shown}' is not empty; an export needs a new or an empty directory")
-    for name in _ACLS:  # all that is made inside would inherit them
+    for name in _ACLS:  # what is made inside would inherit them
         with suppress(OSError):
             os.removexattr(fd, name)
+    with suppress(OSError):
+        os.chmod(fd, 0o700)  # an access list, inherited from above, may have left us less
     return fd
 
 
