@@ -83,6 +83,10 @@ class Store(Blocks, Protocol):
         """Return (key, record) of every root whose key starts with `prefix`, in order of the keys."""
         ...
 
+    def root_keys(self, prefix: bytes = b"") -> list[bytes]:
+        """Return the same keys without reading the records, which may be large."""
+        ...
+
     def count(self, cid: Cid) -> int | None:
         """Return how many blocks and roots refer to `cid`; None if the store has neither it nor a link to it."""
         ...

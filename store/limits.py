@@ -41,6 +41,7 @@ root_name_bytes_max: Final = 200
 
 # A batch is stored (staged) once it holds this much, so that memory stays bounded.
 batch_bytes_max: Final = 24 * MIB
+stage_records_per_step: Final = 16  # let go of in one transaction
 block_overhead_bytes: Final = 512  # what a block in a batch takes besides its bytes
 
 cache_chunk_bytes: Final = 48 * MIB

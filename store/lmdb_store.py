@@ -8,6 +8,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -84,16 +85,17 @@ class LmdbStore:
 
     def roots(self, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
         def scan(txn: Transaction) -> list[tuple[bytes, bytes]]:
-            found = []
-            with txn.cursor(db=self._dbs[b"roots"]) as cursor:
-                if cursor.set_range(prefix):
-                    for key, record in cursor:
-                        if not key.startswith(prefix):
-                            break
-                        found.append((key, record))
-            return found
+            return [(key, txn.get(key, db=self._dbs[b"roots"])) for key in self._keys_below(txn, prefix)]
 
         return self._read(scan)
+
+    def root_keys(self, prefix: bytes = b"") -> list[bytes]:
+        return self._read(lambda txn: list(self._keys_below(txn, prefix)))
+
+    def _keys_below(self, txn: Transaction, prefix: bytes) -> Iterator[bytes]:
+        with txn.cursor(db=self._dbs[b"roots"]) as cursor:
+            if cursor.set_range(prefix):
+                yield from takewhile(lambda key: key.startswith(prefix), cursor.iternext(values=False))
 
     def cids(self) -> Iterator[Cid]:
         def scan(txn: Transaction) -> list[bytes]:

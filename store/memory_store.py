@@ -113,6 +113,9 @@ class MemoryStore:
     def roots(self, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
         return sorted((k, r) for k, r in self._tables.records.items() if k.startswith(prefix))
 
+    def root_keys(self, prefix: bytes = b"") -> list[bytes]:
+        return [key for key, _ in self.roots(prefix)]
+
     def apply(self, change: Change) -> int:
         return self.repair(lambda tables: ledger.apply(tables, change))
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import count, islice
 from typing import Final
 
-from store import codec
+from store import codec, limits
 from store.blocks import Change, RootChange, Store
 from store.cid import Cid
 from store.errors import NoSpace, RootMoved
 from store.owner import Owner
 
 PREFIX: Final = b"stage/"
-_numbers: Final = itertools.count()  # two stages of one process must not share a key
+_numbers: Final = count()  # two stages of one process must not share a key
 
 
 class Stage:
@@ -22,44 +23,55 @@ class Stage:
     def __init__(self, store: Store, purpose: str) -> None:
         self._store = store
         self._prefix = PREFIX + f"{Owner.current()}/{purpose}-{next(_numbers)}/".encode()
-        self._records: dict[bytes, bytes] = {}
+        self._keys: dict[bytes, None] = {}  # of our records, the oldest first
         self._next = 0
         self.new_blocks = 0
 
     def put(self, blocks: Mapping[Cid, bytes]) -> None:
         """Store blocks and hold them. Raises NoSpace."""
         if blocks:
-            key, record = self._prefix + b"%08d" % self._next, _record(_tops(blocks))
-            self.new_blocks += self._store.apply(Change(blocks, (RootChange(key, None, record),)))
-            self._records[key] = record
+            key = self._prefix + b"%08d" % self._next
+            root = RootChange(key, None, _record(_tops(blocks)))
+            self.new_blocks += self._store.apply(Change(blocks, (root,)))
+            self._keys[key] = None
             self._next += 1
 
     def keep(self, wanted: frozenset[Cid]) -> None:
         """Hold `wanted` and let go of everything else that `keep` held. Raises MissingLink."""
         key = self._prefix + b"kept"
-        old, new = self._records.get(key), _record(sorted(wanted)) if wanted else None
+        old = self._store.root(key) if key in self._keys else None
+        new = _record(sorted(wanted)) if wanted else None
         if old == new:
             return
         self._store.apply(Change(roots=(RootChange(key, old, new),)))
         if new is None:
-            del self._records[key]
+            del self._keys[key]
         else:
-            self._records[key] = new
+            self._keys[key] = None
 
     def drop(self) -> tuple[RootChange, ...]:
-        """Return the changes that let go of everything held so far; call `dropped` once they are applied."""
-        return tuple(RootChange(key, record, None) for key, record in self._records.items())
+        """Return changes that let go of what is held, but of no more than one transaction should.
+
+        Call `dropped` once they are applied.
+        """
+        some = islice(self._keys, limits.stage_records_per_step)
+        return tuple(RootChange(key, self._store.root(key), None) for key in some)
 
     def dropped(self, changes: tuple[RootChange, ...]) -> None:
-        for change in changes:
-            del self._records[change.key]
+        """Let go of the rest, too. On a full disk that has to wait: for a later time, or the owner's end."""
+        self._forget(changes)
+        with suppress(NoSpace):
+            self.release()
 
     def release(self) -> None:
-        """Let go of everything at once, with nothing to take its place."""
-        changes = self.drop()
-        if changes:
+        """Let go of everything, with nothing to take its place. Raises NoSpace."""
+        while changes := self.drop():
             self._store.apply(Change(roots=changes))
-            self.dropped(changes)
+            self._forget(changes)
+
+    def _forget(self, changes: tuple[RootChange, ...]) -> None:
+        for change in changes:
+            del self._keys[change.key]
 
 
 def sweep(store: Store) -> int:
@@ -69,13 +81,13 @@ def sweep(store: Store) -> int:
     """
     alive: dict[bytes, bool] = {}  # a long import has thousands of records
     swept = 0
-    for key, record in store.roots(PREFIX):
+    for key in store.root_keys(PREFIX):
         owner = key[len(PREFIX) :].partition(b"/")[0]
         if owner not in alive:
             alive[owner] = _is_alive(owner)
         if not alive[owner]:
             try:
-                store.apply(Change(roots=(RootChange(key, record, None),)))
+                store.apply(Change(roots=(RootChange(key, store.root(key), None),)))
                 swept += 1
             except RootMoved:
                 continue  # another process was quicker

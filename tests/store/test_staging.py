@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from store import staging
+from store import limits, staging, version
 from store.blocks import Change, Store, dereference
+from store.entry import Entry
 from store.errors import MissingLink, NoSpace, NotFound
 from store.importer import import_directory
 from store.lmdb_store import LmdbStore
 from store.memory_store import MemoryStore
 from store.repository import Repository
 from store.staging import Stage
+from store.version import Tree
 from tests.store.children import child
 from tests.suites.blocks import State, drain, hold, node, put, raw
 
@@ -49,6 +51,52 @@ def test_the_change_that_publishes_lets_go() -> None:
     assert stage.drop() == ()
     stage.put(dict([ONE]))
     assert store.count(ONE.cid) == 1
+
+
+def test_a_long_stage_is_released_in_steps() -> None:
+    store = Interrupted()
+    changes: list[int] = []
+    store.before = lambda change: changes.append(len(change.roots))
+    stage = Stage(store, "test")
+    for number in range(limits.stage_records_per_step * 2 + 5):
+        stage.put(dict([raw(b"%d" % number)]))
+    changes.clear()
+    stage.release()
+    assert changes == [limits.stage_records_per_step] * 2 + [5]
+    assert store.roots() == [] and stage.drop() == ()
+
+
+def test_publishing_lets_go_of_a_long_stage(tmp_path: Path) -> None:
+    store = Interrupted()
+    target = Repository(tmp_path, store)
+    store.before = lambda change: None
+    batch, stage = target.batch("test")
+    for number in range(100):
+        batch.put_raw(b"%d" % number)
+        batch.flush()
+    tree = version.put_tree(batch, Tree(Entry("dir", 0o755)))
+
+    def full_once_published(change: Change) -> None:
+        if target.pins():
+            raise NoSpace("full")
+
+    store.before = full_once_published
+    target.pin(tree, batch, stage)  # succeeds all the same
+    assert len(store.roots(staging.PREFIX)) == 100 - limits.stage_records_per_step
+    store.before = lambda change: None
+    target.publish("one", tree, batch, stage)
+    assert store.roots(staging.PREFIX) == []
+    assert drain(store) == 100
+
+
+def test_a_stage_that_was_swept_holds_nothing_and_releases() -> None:
+    store = MemoryStore()
+    stage = Stage(store, "test")
+    stage.put(dict([ONE]))
+    [key] = store.root_keys(staging.PREFIX)
+    dereference(store, key)  # as a process that cannot see us does
+    stage.release()
+    assert stage.drop() == () and drain(store) == 1
 
 
 def test_a_failed_put_holds_nothing() -> None:
@@ -173,8 +221,6 @@ def test_on_a_full_disk_nothing_is_swept_and_nothing_fails() -> None:
 
 def import_often(pipe: Connection, path: Path, source: Path) -> None:
     """Import the same and new files again and again, staging every few blocks."""
-    from store import limits
-
     limits.batch_bytes_max = 100_000  # type: ignore[misc]
     target = Repository.open(path)
     for number in range(15):

@@ -158,6 +158,8 @@ class Suite:
         assert [key for key, _ in store.roots(b"b/")] == [b"b/10", b"b/2"]
         assert store.roots(b"d") == []
         assert store.roots(b"a") == [(b"a", record())]
+        for prefix in (b"", b"a", b"b", b"b/", b"b/1", b"d"):
+            assert store.root_keys(prefix) == [key for key, _ in store.roots(prefix)]
 
     def test_a_root_counts_each_of_its_links_once(self, store: Store) -> None:
         one, two = raw(b"1"), raw(b"2")
