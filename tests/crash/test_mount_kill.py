@@ -50,19 +50,20 @@ def made(mnt: Path) -> list[int]:
     return sorted(int(name[1:]) for name in os.listdir(mnt) if name.startswith("f"))
 
 
-def test_kills(machine: Machine, tmp_path: Path) -> None:
-    seed = random.randrange(1 << 30)
+def test_kills(machine: Machine, tmp_path: Path, rng: random.Random) -> None:
+    kill_often(machine, tmp_path / "synced", KILLS, rng.randrange(1 << 30))
+
+
+def kill_often(machine: Machine, log: Path, kills: int, seed: int) -> None:
     rng = random.Random(seed)
-    log = tmp_path / "synced"
     log.touch()
     first = 0
-    for kill in range(KILLS):
+    for kill in range(kills):
         mnt = machine.start()
-        workload = subprocess.Popen(
-            [sys.executable, "-c", WORKLOAD, mnt, log, str(first)], stderr=subprocess.DEVNULL
-        )
+        workload = subprocess.Popen([sys.executable, "-c", WORKLOAD, mnt, log, str(first)], stderr=subprocess.DEVNULL)
         size = log.stat().st_size
         while log.stat().st_size == size:  # it is at work
+            assert workload.poll() is None, "the workload failed; the mount's log says why"
             time.sleep(0.002)
         time.sleep(rng.random() * 0.4)
         machine.kill()
