@@ -50,7 +50,7 @@ class Head:
         moved = Name(
             self._record.version, None if written.root == self._versioned else written.root, self._record.made_up
         )
-        self._repository.set_name(self.name, self._record, moved, batch, self._stage)
+        self._repository.set_name(self.name, self._record, moved, batch, self._stage, leased=True)
         self._record, self.tree = moved, written.root
         return written
 
@@ -59,7 +59,7 @@ class Head:
         if self.tree != self._versioned or message:
             batch = self._repository.batch_on(self._stage)
             version_cid = self._repository.publish(
-                self.name, self.tree, batch, self._stage, message=message, old=self._record
+                self.name, self.tree, batch, self._stage, message=message, old=self._record, leased=True
             )
             self._record, self._versioned = Name(version_cid), self.tree
         return self.tree
@@ -71,7 +71,7 @@ class Head:
             return
         if (self._repository.store.count(self.tree) or 0) > 1:
             batch = self._repository.batch_on(self._stage)
-            self._repository.set_name(self.name, record, None, batch, self._stage)
+            self._repository.set_name(self.name, record, None, batch, self._stage, leased=True)
 
     def collect(self) -> Freed:
         """Delete some of what nothing refers to any more."""

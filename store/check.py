@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 from store import cid as cids
-from store import codec, limits, names, repository
+from store import codec, lease, limits, names, repository
 from store.blocks import Store
 from store.cid import Cid
 from store.directory import printable
@@ -303,8 +303,8 @@ def _roots(tables: Tables) -> Iterator[tuple[str, list[Cid]]]:
 
 
 def _called(key: bytes, record: bytes) -> str:
-    if key.startswith(repository.LEASE):
-        return _MOUNT + printable(os.fsencode(repository.read_lease(key, record).mountpoint))
+    if key.startswith(lease.PREFIX):
+        return _MOUNT + printable(os.fsencode(lease.decode(key, record).mountpoint))
     for prefix in (repository.NAME, repository.PIN):
         if key.startswith(prefix):
             return printable(key[len(prefix) :])

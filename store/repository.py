@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import itertools
-import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from store import cid as cids
-from store import codec, names, staging, version
+from store import codec, lease, names, place, staging, version
 from store.batch import Batch
 from store.blocks import Change, RootChange, Store
 from store.cache import Cache
-from store.cid import ALGORITHMS, Algorithm, Cid
+from store.cid import Algorithm, Cid
 from store.directory import printable
-from store.errors import (
-    BadCid,
-    Corrupt,
-    FutureStore,
-    Held,
-    NameTaken,
-    NoSpace,
-    NotAStore,
-    NotFound,
-    RootMoved,
-    StoreError,
-)
-from store.ledger import RECORD_CID
+from store.errors import Corrupt, Held, NameTaken, NoSpace, NotAStore, NotFound, RootMoved, StoreError
+from store.lease import Lease
 from store.lmdb_store import LmdbStore
 from store.names import Name
 from store.owner import Owner
 from store.staging import Stage
 from store.version import Version
 
-FORMAT: Final = 1
-_CONFIG: Final = "monofs-store.json"
-NAME, PIN, LEASE = b"name/", b"pin/", b"lease/"  # what the keys of these roots begin with
-_OURS: Final = frozenset(("lmdb", "run", "monofs-store.new"))  # a store that is being made has these
-_numbers: Final = itertools.count()
+NAME, PIN = b"name/", b"pin/"  # what the keys of these roots begin with
 
 
 class Target(NamedTuple):
@@ -51,18 +33,6 @@ class Target(NamedTuple):
     tree: Cid
     name: str | None
     path: bytes
-
-
-class Lease(NamedTuple):
-    """Who has mounted a name, or a tree for reading only (then `key` is no name's)."""
-
-    key: bytes
-    name: str | None
-    owner: Owner
-    mountpoint: str
-    socket: str
-    read_only: bool
-    tree: Cid
 
 
 class Repository:
@@ -79,17 +49,17 @@ class Repository:
 
         Raises NotAStore, FutureStore, NotFound (nothing there and not `create`), NoSpace.
         """
-        config = path / _CONFIG
-        if not _exists(config):
+        config = place.config_path(path)
+        if not place.exists(config):
             if not create:
-                _refuse_strangers(path)
+                place.refuse_strangers(path)
                 raise NotFound(f"no store at {path}; 'monofs import' or 'monofs init' makes one")
             try:
                 return cls.init(path)
             except NameTaken:
                 pass  # another process was quicker
-        algorithm = _algorithm(config)
-        if not _exists(path / "lmdb" / "data.mdb"):  # LMDB would make a new one
+        algorithm = place.read_config(path)
+        if not place.exists(path / "lmdb" / "data.mdb"):  # LMDB would make a new one
             raise NotAStore(f"the store at {path} is damaged: its database is missing")
         repository = cls(path, LmdbStore(path / "lmdb", algorithm))
         repository.sweep()
@@ -100,13 +70,13 @@ class Repository:
         """Make a store. Raises NameTaken if there is one, NotAStore if `path` holds something else, NoSpace."""
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _alone(path):
-                if _exists(path / _CONFIG):
+            with place.alone(path):
+                if place.exists(place.config_path(path)):
                     raise NameTaken(f"{path} is a store already")
-                _refuse_strangers(path)
+                place.refuse_strangers(path)
                 (path / "lmdb").mkdir(exist_ok=True, mode=0o700)
                 store = LmdbStore(path / "lmdb", algorithm)
-                _write_config(path / _CONFIG, {"format": FORMAT, "hash": algorithm.name, "backend": "lmdb"})
+                place.write_config(path, algorithm)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpace(f"no space left on the disk of {path}") from None
@@ -116,9 +86,9 @@ class Repository:
     def sweep(self) -> None:
         """Let go of what dead processes held: staged blocks and leases. On a full disk they stay, for another time."""
         staging.sweep(self.store)
-        for key, record in self.store.roots(LEASE):
+        for key, record in self.store.roots(lease.PREFIX):
             try:
-                if not read_lease(key, record).owner.is_alive():
+                if not lease.decode(key, record).owner.is_alive():
                     self.store.apply(Change(roots=(RootChange(key, record, None),)))
             except (RootMoved, Corrupt):
                 continue  # another process was quicker; or a bad record, which is for check to tell
@@ -200,6 +170,7 @@ class Repository:
         message: str = "",
         old: Name | None = None,
         made_up: bool = False,
+        leased: bool = False,
     ) -> Cid:
         """Make `name` point at a new Version of `tree`, after that of `old` (None: a new name). Returns the Version.
 
@@ -209,16 +180,24 @@ class Repository:
             self.check_free(name)
         previous = frozenset(() if old is None else (old.version,))
         cid = version.put_version(batch, Version(tree, previous, version.now(), _author(), message))
-        self.set_name(name, old, Name(cid, None, made_up), batch, stage)
+        self.set_name(name, old, Name(cid, None, made_up), batch, stage, leased=leased)
         return cid
 
-    def set_name(self, name: str, old: Name | None, new: Name | None, batch: Batch, stage: Stage) -> None:
-        """Make the record of `name` be `new` if it is `old`; None is no such name. Raises RootMoved, NameTaken."""
+    def set_name(
+        self, name: str, old: Name | None, new: Name | None, batch: Batch, stage: Stage, *, leased: bool = False
+    ) -> None:
+        """Make the record of `name` be `new` if it is `old`; None is no such name.
+
+        Raises RootMoved, NameTaken, and Held if somebody has mounted it; the mount itself says `leased`.
+        """
         change = RootChange(NAME + names.check(name).encode(), _record(old), _record(new))
-        if old is not None:
+        if leased:
             self._publish(batch, stage, change)
             return
-        with _alone(self.path):  # or 'a' and 'a/b' could come to be at once
+        if old is not None:  # the change fails if somebody mounts the name meanwhile
+            self._publish(batch, stage, change, RootChange(lease.key_of(name), self._unheld(name), None))
+            return
+        with place.alone(self.path):  # or 'a' and 'a/b' could come to be at once
             self.check_free(name)
             self._publish(batch, stage, change)
 
@@ -242,7 +221,7 @@ class Repository:
             raise NotFound(f"no name '{name}'; 'monofs names' lists them")
         forget = RootChange(NAME + name.encode(), _record(old), None)
         # The lease of a dead holder goes in the same change, which fails if somebody mounts the name meanwhile.
-        self.store.apply(Change(roots=(forget, RootChange(_lease_key(name), self._unheld(name), None))))
+        self.store.apply(Change(roots=(forget, RootChange(lease.key_of(name), self._unheld(name), None))))
 
     def forget_pin(self, cid: Cid) -> None:
         """Remove the pin of a CID. Raises NotFound."""
@@ -252,9 +231,9 @@ class Repository:
             raise NotFound(f"{cid} is not pinned; 'monofs names' lists names and pins")
         self.store.apply(Change(roots=(RootChange(key, record, None),)))
 
-    def _publish(self, batch: Batch, stage: Stage, change: RootChange) -> None:
+    def _publish(self, batch: Batch, stage: Stage, *changes: RootChange) -> None:
         dropped = stage.drop()
-        stage.new_blocks += self.store.apply(Change(batch.blocks, (change, *dropped)))
+        stage.new_blocks += self.store.apply(Change(batch.blocks, (*changes, *dropped)))
         stage.dropped(dropped)
         batch.clear()
 
@@ -262,8 +241,8 @@ class Repository:
 
     def leases(self) -> list[Lease]:
         """Return the leases of living processes."""
-        found = [read_lease(key, record) for key, record in self.store.roots(LEASE)]
-        return [lease for lease in found if lease.owner.is_alive()]
+        found = [lease.decode(key, record) for key, record in self.store.roots(lease.PREFIX)]
+        return [held for held in found if held.owner.is_alive()]
 
     def lease(self, name: str | None, tree: Cid, mountpoint: str, socket: str) -> Lease:
         """Become the one writer of `name`, or a reader of `tree` (name None). A dead holder's lease is taken over.
@@ -271,14 +250,14 @@ class Repository:
         Raises Held with who holds it.
         """
         owner = Owner.current()
-        key = _lease_key(name) if name else LEASE + f"r/{owner}-{next(_numbers)}".encode()
-        lease = Lease(key, name, owner, mountpoint, socket, name is None, tree)
         old = self._unheld(name) if name else None
+        key = lease.key_of(name) if name else lease.reader_key(owner)
+        taken = Lease(key, name, owner, mountpoint, socket, tree)
         try:
-            self.store.apply(Change(roots=(RootChange(key, old, _lease_record(lease)),)))
+            self.store.apply(Change(roots=(RootChange(key, old, taken.encode()),)))
         except RootMoved:
             raise Held(f"'{name}' has just been mounted by another process") from None
-        return lease
+        return taken
 
     def check_unheld(self, name: str) -> None:
         """Raise Held if a living process has mounted `name`."""
@@ -286,15 +265,15 @@ class Repository:
 
     def _unheld(self, name: str) -> bytes | None:
         """Return the record that a dead holder left, if any. Raises Held."""
-        record = self.store.root(_lease_key(name))
-        if record is not None and (holder := read_lease(b"", record)).owner.is_alive():
-            raise Held(_held(holder))
+        record = self.store.root(lease.key_of(name))
+        if record is not None and (holder := lease.decode(b"", record)).owner.is_alive():
+            raise holder.refusal()
         return record
 
-    def release(self, lease: Lease) -> None:
+    def release(self, held: Lease) -> None:
         """Let go of a lease; if the disk is too full for that, it ends with this process."""
         with suppress(NoSpace):
-            self.store.apply(Change(roots=(RootChange(lease.key, _lease_record(lease), None),)))
+            self.store.apply(Change(roots=(RootChange(held.key, held.encode(), None),)))
 
 
 def pin_root(tree: Cid) -> tuple[bytes, bytes]:
@@ -302,106 +281,8 @@ def pin_root(tree: Cid) -> tuple[bytes, bytes]:
     return PIN + str(tree).encode(), codec.encode({"tree": tree})
 
 
-def _held(lease: Lease) -> str:
-    return (
-        f"'{lease.name}' is mounted on {lease.mountpoint} by process {lease.owner.pid}; "
-        f"'monofs umount {lease.mountpoint}' lets go of it"
-    )
-
-
 def _record(name: Name | None) -> bytes | None:
     return None if name is None else names.encode(name)
-
-
-def _lease_key(name: str) -> bytes:
-    return LEASE + b"w/" + name.encode()
-
-
-def _lease_record(lease: Lease) -> bytes:
-    return codec.encode(
-        {
-            "owner": lease.owner.doc(),
-            "name": lease.name,
-            "mountpoint": os.fsencode(lease.mountpoint),
-            "socket": os.fsencode(lease.socket),
-            "tree": lease.tree,
-        }
-    )
-
-
-def read_lease(key: bytes, record: bytes) -> Lease:
-    """Raises Corrupt."""
-    doc = codec.decode(RECORD_CID, record)
-    try:
-        mountpoint, socket = os.fsdecode(doc["mountpoint"]), os.fsdecode(doc["socket"])
-        return Lease(key, doc["name"], Owner.of(doc["owner"]), mountpoint, socket, doc["name"] is None, doc["tree"])
-    except (KeyError, TypeError):
-        raise Corrupt(RECORD_CID, "a lease breaks the format") from None
-
-
-# The directory
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError as error:
-        raise StoreError(f"cannot look into {path.parent}: {error.strerror}") from None
-
-
-def _refuse_strangers(path: Path) -> None:
-    """Raise NotAStore if `path` holds anything that no store has."""
-    try:
-        found = set(os.listdir(path))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise NotAStore(f"{path} is no monofs store: {error.strerror}") from None
-    if not found <= _OURS:
-        raise NotAStore(f"{path} is not empty and no monofs store; name another directory with --store")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep every other process out that comes here too. Ends with this process at the latest."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(directory)
-
-
-def _algorithm(config: Path) -> Algorithm:
-    try:
-        doc = json.loads(config.read_text())
-        found, name, backend = doc["format"], doc["hash"], doc["backend"]
-    except OSError as error:
-        raise StoreError(f"cannot read {config}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise NotAStore(f"{config} is damaged: it must name format, hash and backend") from None
-    if (type(found), found, backend) != (int, FORMAT, "lmdb") or name not in list(ALGORITHMS):
-        raise FutureStore(
-            f"the store at {config.parent} has format {found!r}, hash {name!r} and backend {backend!r}; "
-            f"this monofs knows format {FORMAT}: use a newer monofs"
-        )
-    return ALGORITHMS[name]
-
-
-def _write_config(path: Path, doc: dict[str, object]) -> None:
-    """Written last and at once: a directory with this file in it is a whole store."""
-    partial = path.with_suffix(".new")
-    with partial.open("w") as out:
-        json.dump(doc, out)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    partial.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _author() -> str:
@@ -413,4 +294,4 @@ def _author() -> str:
         return str(os.getuid())
 
 
-__all__ = ["BadCid", "Lease", "Repository", "Target"]
+__all__ = ["Lease", "Repository", "Target"]

@@ -8,8 +8,7 @@ from monofs_fuse import config
 from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import Args, Parser, opened
 from monofs_fuse.cli.keep import collected, freed
-from store import repository as repositories
-from store import version
+from store import place, version
 from store.cid import ALGORITHMS, BLAKE3, Cid
 from store.errors import StoreError
 from store.repository import Repository
@@ -80,7 +79,7 @@ def _facts(repository: Repository) -> dict[str, Any]:
     logical = sum(_size(repository, cid) for cid in [*(name.head or name.version for name in names), *pins])
     return {
         "path": str(repository.path),
-        "format": repositories.FORMAT,
+        "format": place.FORMAT,
         "hash": repository.store.algorithm.name,
         "names": len(names),
         "pins": len(pins),
