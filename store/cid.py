@@ -78,15 +78,17 @@ def looks_like(text: str) -> bool:
 
 def parse(text: str) -> Cid:
     """Read what a person typed. Base32 is read here; every other multibase by `multiformats`. Raises BadCid."""
+    if not text.isascii() or len(text) > _TEXT_MAX:
+        raise _malformed(text)
     if text.startswith("b"):
         body = text[1:].upper()
         try:
             data = base64.b32decode(body + "=" * (-len(body) % 8))
         except ValueError:
-            raise BadCid(f"malformed CID: {text}") from None
+            raise _malformed(text) from None
         cid = checked(data)
         if str(cid) != text.lower():  # spare bits set: two spellings must not name one block
-            raise BadCid(f"malformed CID: {text}")
+            raise _malformed(text)
         return cid
     import multiformats
 
@@ -95,4 +97,12 @@ def parse(text: str) -> Cid:
     except BadCid:
         raise
     except Exception:  # multiformats raises KeyError, ValueError and more for bad input
-        raise BadCid(f"malformed CID: {text}") from None
+        raise _malformed(text) from None
+
+
+_TEXT_MAX: Final = 1 + 8 * BYTES  # base 2 is the longest spelling
+
+
+def _malformed(text: str) -> BadCid:
+    shown = ascii(text[:100])[1:-1]
+    return BadCid(f"malformed CID: {shown[:80]}{'...' if len(shown) > 80 else ''}")
