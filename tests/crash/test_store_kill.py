@@ -113,6 +113,7 @@ def found_whole(target: Repository) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path, rng: random.Random) -> None:
     path = tmp_path / "store"
     Repository.init(path).close()
@@ -262,6 +263,7 @@ def doomed(tmp_path: Path) -> Iterator[Callable[[int, Callable[[LmdbStore], None
     yield run
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_calls(doomed: Callable[[int, Callable[[LmdbStore], None]], State | None]) -> None:
     def kill_at(nth: int) -> Callable[[LmdbStore], None]:
         def before(store: LmdbStore) -> None:
