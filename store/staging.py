@@ -10,7 +10,7 @@ from typing import Final
 from store import codec, limits
 from store.blocks import Change, RootChange, Store
 from store.cid import Cid
-from store.errors import NoSpace, RootMoved
+from store.errors import NoSpace, RootMoved, StoreError
 from store.owner import Owner
 
 PREFIX: Final = b"stage/"
@@ -58,9 +58,9 @@ class Stage:
         return tuple(RootChange(key, self._store.root(key), None) for key in some)
 
     def dropped(self, changes: tuple[RootChange, ...]) -> None:
-        """Let go of the rest, too. On a full disk that has to wait: for a later time, or the owner's end."""
+        """Let go of the rest, too. If the disk is full or broken that has to wait for a later time, or our end."""
         self._forget(changes)
-        with suppress(NoSpace):
+        with suppress(StoreError):  # what the caller wanted is done
             self.release()
 
     def release(self) -> None:
