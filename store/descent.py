@@ -13,6 +13,8 @@ DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Identity = tuple[int, int]  # (st_dev, st_ino)
 
+_IN_PEACE: Final = "try again when nobody changes the tree"
+
 
 class Descent:
     """Directories from a root down to the one we are in. Takes over `root`, a descriptor.
@@ -69,10 +71,13 @@ class Descent:
         return self._open.pop()
 
     def _above(self) -> int:
-        fd = os.open("..", DIRECTORY, dir_fd=self.fd)
+        try:
+            fd = os.open("..", DIRECTORY, dir_fd=self.fd)
+        except OSError as error:
+            raise StoreError(f"there is no way back out of a directory: {error.strerror}; {_IN_PEACE}") from None
         if _identity(fd) != self._identities[-2]:
             os.close(fd)
-            raise StoreError("a directory was moved while we were inside; try again when nobody changes the tree")
+            raise StoreError(f"a directory was moved while we were inside; {_IN_PEACE}")
         return fd
 
 

@@ -102,7 +102,10 @@ class _Import:
         """Walk the tree in the order of the names, so that each directory is built as it is read."""
         if self._root in self._bounds.exclude:
             raise StoreError("a store cannot be imported into itself")
-        self._begin(self._descent.fd)
+        try:
+            self._begin(self._descent.fd)
+        except OSError as error:
+            raise StoreError(f"cannot read the directory: {error.strerror}") from None
         while True:
             level = self._levels[-1]
             for name in level.names:

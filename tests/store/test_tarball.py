@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from store import acl, directory
+from store import directory
 from store.batch import Batch
 from store.blocks import Change
 from store.cache import Cache
@@ -213,13 +213,6 @@ def test_a_lost_block_ends_it(ground: Path, rng: random.Random) -> None:
     batch.blocks = {cid: data for cid, data in batch.blocks.items() if cid.is_node}
     with pytest.raises((NotFound, Corrupt)):
         write_tar(batch, got.tree, io.BytesIO())
-
-
-def test_an_access_list_as_text() -> None:
-    assert acl.text(trees.ACL) == "user::rw-,user:1000:r--,group::r--,mask::r--,other::---"
-    for bad in (b"", b"\3\0\0\0", trees.ACL[:-1], b"\2\0\0\0" + b"\xff" * 8):
-        with pytest.raises(acl.BadAcl):
-            acl.text(bad)
 
 
 def test_a_forged_access_list_is_named(ground: Path) -> None:
