@@ -128,8 +128,12 @@ class LmdbStore:
         return self._write(lambda tables: ledger.apply(tables, change), packed)
 
     def gc(self, blocks_max: int) -> Freed:
+        def work(tables: _Tables) -> Freed:
+            self._env.reader_check()  # what processes that died while reading have seen may be used again
+            return ledger.gc(tables, blocks_max)
+
         try:
-            return self._write(lambda tables: ledger.gc(tables, blocks_max))
+            return self._write(work)
         except NoSpace:
             if blocks_max == 1:
                 raise
@@ -440,7 +444,10 @@ def _file_bytes(path: Path) -> int:
 
 
 def _reserve(path: Path) -> None:
-    """Give a new lock file its room on the disk: LMDB maps it, and a map without room kills the process by SIGBUS."""
+    """Give a new lock file its room on the disk: LMDB maps it, and a map without room kills the process by SIGBUS.
+
+    Never while LMDB has it open: closing a file drops all locks that the process has on it.
+    """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

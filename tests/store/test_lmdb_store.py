@@ -19,6 +19,7 @@ from store import limits
 from store.blocks import Change, RootChange, dereference
 from store.errors import Corrupt, NoSpace, StoreError
 from store.lmdb_store import LmdbStore
+from store.tables import Tables
 from tests.store.children import child
 from tests.suites import blocks
 from tests.suites.blocks import Block, State, drain, hold, node, put, raw, record
@@ -168,6 +169,27 @@ def test_processes_write_and_collect_at_once(store: LmdbStore, tmp_path: Path) -
     state = State.of(store)
     assert state.blocks.keys() == state.reachable()
     assert list(state.counts.values()) == [3] * 20
+
+
+def die_while_reading(pipe: Connection, path: Path) -> None:
+    def wait(tables: Tables) -> None:
+        pipe.send(os.getpid())
+        pipe.recv()
+
+    LmdbStore(path, map_bytes=TINY).view(wait)
+
+
+def test_gc_ends_the_reading_of_the_dead(store: LmdbStore, tmp_path: Path) -> None:
+    """Or the pages they saw could never be used again, and the file would grow and grow."""
+    with child(die_while_reading, tmp_path) as other:
+        pid = other.pipe.recv()
+        assert str(pid) in store._env.readers()
+        store.gc(1)
+        assert str(pid) in store._env.readers()
+        other.kill()
+        assert str(pid) in store._env.readers()
+        store.gc(1)
+        assert str(pid) not in store._env.readers()
 
 
 # A full disk
@@ -413,6 +435,61 @@ def test_garbage_is_collected_in_steps_for_which_there_is_room(store: LmdbStore)
     assert 0 < freed.blocks < 10 and freed.waiting == 100 - freed.blocks
     assert drain(store) == freed.waiting
     assert State.of(store) == State({}, {}, frozenset(), {})
+
+
+class Panicking:
+    """An LMDB environment after a failed write of its meta page: it does nothing any more."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def begin(self, write: bool = False) -> Any:
+        raise lmdb.PanicError("injected")
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("read_first", [True, False])
+def test_a_database_that_panicked_is_opened_anew(store: LmdbStore, work: str, read_first: bool) -> None:
+    change = prepare(store)
+    before, env = State.of(store), store._env
+    store._env = Panicking(env)
+    if read_first:
+        assert State.of(store) == before
+    WORK[work](store, change)
+    after = State.of(store)
+    after.check()
+    assert after != before
+    with pytest.raises(lmdb.Error):  # the old one is closed, or LMDB would have the file open twice
+        env.begin()
+
+
+def test_a_database_that_panicked_while_threads_use_it(store: LmdbStore, rng: random.Random) -> None:
+    stored = some(rng, 3)
+    hold(store, b"r", *stored, blocks=stored)
+    failures: list[BaseException] = []
+
+    def use(number: int) -> None:
+        try:
+            for turn in range(30):
+                if number == 0 and turn % 10 == 5:
+                    with store._writer, store._lock:
+                        store._env = Panicking(store._env)
+                if number == 1:
+                    hold(store, b"s", blocks=(raw(b"%d" % turn),))
+                assert [store.get(cid) for cid, _ in stored] == [data for _, data in stored]
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    State.of(store).check()
 
 
 # Bad bytes and bad places
