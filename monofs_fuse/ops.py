@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
-from monofs_fuse import acl, limits, mountpoint
+from monofs_fuse import acl, attributes, limits, mountpoint
 from monofs_fuse.errors import Errno, number_of
 from monofs_fuse.inodes import Directory, Inode
 from monofs_fuse.saver import Saver
@@ -273,12 +273,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             await self._room()
             self._truncate(inode, attr.st_size, ctx)
         if fields.update_mode:
-            self.tree.set_mode(inode, stat.S_IMODE(attr.st_mode))
+            attributes.set_mode(self.tree, inode, stat.S_IMODE(attr.st_mode))
         if fields.update_uid or fields.update_gid:
             uid = attr.st_uid if fields.update_uid else None
-            self.tree.set_owner(inode, uid, attr.st_gid if fields.update_gid else None)
+            attributes.set_owner(self.tree, inode, uid, attr.st_gid if fields.update_gid else None)
         if fields.update_atime or fields.update_mtime or fields.update_ctime:
-            self.tree.set_times(
+            attributes.set_times(
+                self.tree,
                 inode,
                 attr.st_atime_ns if fields.update_atime else None,
                 attr.st_mtime_ns if fields.update_mtime else None,
@@ -288,14 +289,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     def _truncate(self, inode: Inode, size: int, ctx: RequestContext) -> None:
         self.tree.truncate(inode, size)
-        self.tree.set_times(inode, None, self.tree.now(), None)
+        attributes.set_times(self.tree, inode, None, attributes.now(), None)
         if ctx.uid != 0:
-            self.tree.drop_privileges(inode)
+            attributes.drop_privileges(self.tree, inode)
 
     @_answering
     async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
         inode = self.tree.inode(ino)
-        if inode.xattrs and (value := self.tree.xattrs(inode).get(name)) is not None:
+        if inode.xattrs and (value := attributes.xattrs(self.tree, inode).get(name)) is not None:
             return value
         if name.startswith(_VIRTUAL) and (virtual := self._virtual(inode, name)) is not None:
             return virtual
@@ -313,7 +314,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def listxattr(self, ino: int, ctx: RequestContext) -> list[bytes]:
-        return list(self.tree.xattrs(self.tree.inode(ino)))
+        return list(attributes.xattrs(self.tree, self.tree.inode(ino)))
 
     @_answering
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -321,19 +322,19 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             raise Errno(errno.EPERM)
         inode = self.tree.inode(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
-            self.tree.set_acl(inode, name, acl.decode(value))
+            attributes.set_acl(self.tree, inode, name, acl.decode(value))
         elif name.startswith(b"system."):
             raise Errno(errno.EOPNOTSUPP)
         else:
-            self.tree.set_xattr(inode, name, value)
+            attributes.set_xattr(self.tree, inode, name, value)
 
     @_answering
     async def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
         inode = self.tree.inode(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
-            self.tree.set_acl(inode, name, ())
+            attributes.set_acl(self.tree, inode, name, ())
         else:
-            self.tree.set_xattr(inode, name, None)
+            attributes.set_xattr(self.tree, inode, name, None)
 
     @_answering
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

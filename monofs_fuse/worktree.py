@@ -6,11 +6,9 @@ Nothing in here waits. All of it runs on one thread, except for `commit.write`, 
 from __future__ import annotations
 
 import errno
-import stat
-import time
 from typing import Final, NamedTuple
 
-from monofs_fuse import acl, limits
+from monofs_fuse import attributes, limits
 from monofs_fuse.errors import Errno
 from monofs_fuse.inodes import Directory, Inode, Table, path_of
 from store import directory as directories
@@ -203,26 +201,13 @@ class Worktree:
             raise Errno(errno.EEXIST)
         if not parent.nlink:
             raise Errno(errno.ENOENT)  # the directory was removed
-        inode = self.table.add(parent, name, self._inherited(parent, entry))
-        inode.atime = inode.mtime = inode.ctime = _now()
+        inode = self.table.add(parent, name, attributes.inherited(self, parent, entry))
+        inode.atime = inode.mtime = inode.ctime = attributes.now()
         if inode.is_dir:
             parent.subdirectories += 1
         self._names_changed(parent)
         self.mark(inode)
         return inode
-
-    def _inherited(self, parent: Directory, entry: Entry) -> Entry:
-        """A setgid directory gives its group to what is made in it, one with a default access list gives that."""
-        if parent.mode & stat.S_ISGID:
-            entry = entry._replace(gid=parent.gid, mode=entry.mode | (stat.S_ISGID if entry.is_dir else 0))
-        default = self.xattrs(parent).get(acl.DEFAULT) if parent.xattrs else None
-        if default is None or entry.kind == "symlink":
-            return entry
-        access, bits = acl.inherited(acl.decode(default), entry.mode)
-        lists = {} if acl.is_mode(access) else {acl.ACCESS: acl.encode(access)}
-        if entry.is_dir:
-            lists[acl.DEFAULT] = default
-        return entry._replace(mode=entry.mode & ~0o777 | bits, xattrs=tuple(sorted(lists.items())))
 
     def link(self, inode: Inode, parent: Directory, name: bytes) -> None:
         check_name(name)
@@ -235,7 +220,7 @@ class Worktree:
         if len(inode.names) >= limits.links_max:
             raise Errno(errno.EMLINK)
         self.table.attach(inode, parent, name)
-        inode.ctime = _now()
+        inode.ctime = attributes.now()
         self._regroup(inode)
         self._names_changed(parent)
         self.mark(inode)
@@ -257,7 +242,7 @@ class Worktree:
     def _remove(self, parent: Directory, name: bytes, inode: Inode) -> None:
         self.mark_name(parent, name)
         self.table.detach(inode, parent, name)
-        inode.ctime = _now()
+        inode.ctime = attributes.now()
         self._regroup(inode)
         self.mark(inode)  # the entries of its other names count them
         if isinstance(inode, Directory):
@@ -317,7 +302,7 @@ class Worktree:
         if inode.is_dir:
             old_parent.subdirectories -= 1
             new_parent.subdirectories += 1
-        inode.ctime = _now()
+        inode.ctime = attributes.now()
         self._regroup(inode)
         self.mark(inode)
         self._names_changed(old_parent)
@@ -337,7 +322,7 @@ class Worktree:
         difference = inode.is_dir - other.is_dir
         one_parent.subdirectories -= difference
         two_parent.subdirectories += difference
-        inode.ctime = other.ctime = _now()
+        inode.ctime = other.ctime = attributes.now()
         for moved in (inode, other):
             self._regroup(moved)
             self.mark(moved)
@@ -364,7 +349,7 @@ class Worktree:
         return self.existing(self._committed_directory(above), name)
 
     def _names_changed(self, directory: Directory) -> None:
-        directory.mtime = directory.ctime = _now()
+        directory.mtime = directory.ctime = attributes.now()
         self.mark(directory)
 
     # Content
@@ -396,78 +381,6 @@ class Worktree:
             inode.draft = Draft(inode.file)
         return inode.draft
 
-    # Attributes
-
-    def set_mode(self, inode: Inode, mode: int) -> None:
-        inode.mode = mode & 0o7777
-        if inode.xattrs and (value := self.xattrs(inode).get(acl.ACCESS)) is not None:
-            self.set_xattr(inode, acl.ACCESS, acl.encode(acl.with_mode(acl.decode(value), mode)))
-        self._attributes_changed(inode)
-
-    def set_owner(self, inode: Inode, uid: int | None, gid: int | None) -> None:
-        inode.uid = inode.uid if uid is None else uid
-        inode.gid = inode.gid if gid is None else gid
-        self._attributes_changed(inode)
-        self.drop_privileges(inode)
-
-    def drop_privileges(self, inode: Inode) -> None:
-        """Clear what a write or chown must clear: setuid, setgid of an executable, file capabilities."""
-        if inode.is_dir:
-            return
-        mode = inode.mode & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            mode &= ~stat.S_ISGID
-        if mode != inode.mode:
-            inode.mode = mode
-            self._attributes_changed(inode)
-        if inode.xattrs and _CAPABILITY in self.xattrs(inode):
-            self.set_xattr(inode, _CAPABILITY, None)
-
-    def set_times(self, inode: Inode, atime: int | None, mtime: int | None, ctime: int | None) -> None:
-        inode.atime = inode.atime if atime is None else atime
-        inode.mtime = inode.mtime if mtime is None else mtime
-        inode.ctime = _now() if ctime is None else ctime
-        self.mark(inode)
-
-    def xattrs(self, inode: Inode) -> dict[bytes, bytes]:
-        if isinstance(inode.xattrs, Cid):
-            return dict(entries.unpack_xattrs(self.blocks, inode.entry()))
-        return dict(inode.xattrs)
-
-    def set_xattr(self, inode: Inode, name: bytes, value: bytes | None) -> None:
-        """Set, or with None remove. Raises ENODATA, ENOSPC."""
-        xattrs = self.xattrs(inode)
-        if value is None:
-            if xattrs.pop(name, None) is None:
-                raise Errno(errno.ENODATA)
-        else:
-            xattrs[name] = value
-        if sum(len(n) + len(v) + 8 for n, v in xattrs.items()) > limits.xattr_set_bytes_max:
-            raise Errno(errno.ENOSPC)
-        inode.xattrs = tuple(sorted(xattrs.items()))
-        self._attributes_changed(inode)
-
-    def set_acl(self, inode: Inode, name: bytes, new: acl.Acl) -> None:
-        """Set an access or a default list; () removes it. An access list that the mode can say is only the mode."""
-        if name == acl.DEFAULT and not inode.is_dir:
-            raise Errno(errno.EACCES)
-        if name == acl.ACCESS and new:
-            inode.mode = (inode.mode & ~0o777) | acl.mode_of(new)
-            new = () if acl.is_mode(new) else new
-        if new:
-            self.set_xattr(inode, name, acl.encode(new))
-        elif name in self.xattrs(inode):
-            self.set_xattr(inode, name, None)
-        self._attributes_changed(inode)
-
-    @staticmethod
-    def now() -> int:
-        return _now()
-
-    def _attributes_changed(self, inode: Inode) -> None:
-        inode.ctime = _now()
-        self.mark(inode)
-
 
 def check_name(name: bytes) -> None:
     if len(name) > 255:
@@ -481,7 +394,3 @@ def _check_loop(inode: Inode, new_parent: Directory) -> None:
         if at is inode:
             raise Errno(errno.EINVAL)
         at = at.parent
-
-
-def _now() -> int:
-    return time.time_ns()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from monofs_fuse import commit
+from monofs_fuse import attributes, commit
 from monofs_fuse.commit import Frozen, Written
 from monofs_fuse.errors import Errno
 from monofs_fuse.head import Head
@@ -218,7 +218,7 @@ class Pair:
     def clock(self) -> Iterator[None]:
         """One operation: time moves on by one and stays there."""
         self.now += 1
-        with mock.patch("monofs_fuse.worktree._now", lambda: self.now):
+        with mock.patch("monofs_fuse.attributes.now", lambda: self.now):
             yield
 
     # The kernel's part
@@ -275,7 +275,7 @@ class Pair:
         assert self.tree.inode(inode.ino) is inode
         shown = (inode.kind, inode.mode, inode.uid, inode.gid, inode.mtime, inode.rdev, inode.target)
         assert shown == (node.kind, node.mode, node.uid, node.gid, node.mtime, node.rdev, node.target)
-        assert self.tree.xattrs(inode) == node.xattrs
+        assert attributes.xattrs(self.tree, inode) == node.xattrs
         if node.is_dir:
             assert inode.nlink == 2 + sum(child.is_dir for child in node.names.values())
         else:
@@ -476,11 +476,11 @@ class Pair:
             node.data.extend(bytes(size - len(node.data)))
 
     def chmod(self, node: Node, inode: Inode, mode: int) -> None:
-        self.expect(None, lambda: self.tree.set_mode(inode, mode))
+        self.expect(None, lambda: attributes.set_mode(self.tree, inode, mode))
         node.mode = mode
 
     def chown(self, node: Node, inode: Inode, uid: int | None, gid: int | None) -> None:
-        self.expect(None, lambda: self.tree.set_owner(inode, uid, gid))
+        self.expect(None, lambda: attributes.set_owner(self.tree, inode, uid, gid))
         node.uid = node.uid if uid is None else uid
         node.gid = node.gid if gid is None else gid
         if not node.is_dir:
@@ -488,12 +488,12 @@ class Pair:
             node.xattrs.pop(CAPABILITY, None)
 
     def utimes(self, node: Node, inode: Inode, mtime: int) -> None:
-        self.expect(None, lambda: self.tree.set_times(inode, 0, mtime, None))
+        self.expect(None, lambda: attributes.set_times(self.tree, inode, 0, mtime, None))
         node.mtime = mtime
 
     def set_xattr(self, node: Node, inode: Inode, name: bytes, value: bytes | None) -> None:
         missing = value is None and name not in node.xattrs
-        self.expect(errno.ENODATA if missing else None, lambda: self.tree.set_xattr(inode, name, value))
+        self.expect(errno.ENODATA if missing else None, lambda: attributes.set_xattr(self.tree, inode, name, value))
         if value is None:
             node.xattrs.pop(name, None)
         else:
