@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 _F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
 _VIRTUAL: Final = b"user.monofs."
 _NO_ATTRIBUTE: Final = errno.ENODATA
+_TRUSTED: Final = b"trusted."  # for root's eyes only
+_NAMESPACES: Final = (b"user.", b"security.", _TRUSTED)
 
 
 class _Listing:
@@ -314,7 +316,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def listxattr(self, ino: int, ctx: RequestContext) -> list[bytes]:
-        return list(attributes.xattrs(self.tree, self.tree.inode(ino)))
+        names = attributes.xattrs(self.tree, self.tree.inode(ino))
+        return [name for name in names if ctx.uid == 0 or not name.startswith(_TRUSTED)]
 
     @_answering
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -323,7 +326,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         inode = self.tree.inode(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
             attributes.set_acl(self.tree, inode, name, acl.decode(value))
-        elif name.startswith(b"system."):
+        elif not name.startswith(_NAMESPACES):
             raise Errno(errno.EOPNOTSUPP)
         else:
             attributes.set_xattr(self.tree, inode, name, value)
