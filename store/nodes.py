@@ -159,7 +159,7 @@ class Directory(_Named):
 
     def check_leaf(self, item: Item) -> str | None:
         if not good_name(item[0]):
-            return f"bad file name {item[0]!r}"
+            return f"bad file name {item[0][:80]!r}"
         if len(item) != 2 or not isinstance(item[1], dict):
             return "an entry is not a map"
         entry = item[1]
@@ -181,7 +181,7 @@ class Links(_Named):
     def check_leaf(self, item: Item) -> str | None:
         for path in item:
             if type(path) is not bytes or not path or not all(map(good_name, path.split(b"/"))):
-                return f"bad path {path!r}"
+                return "a bad path"
         return None if len(item) == 2 else "a link needs two paths"
 
 
