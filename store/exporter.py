@@ -199,7 +199,7 @@ class _Export:
         try:
             self._write(fd, File.of(entry))
             self._restore(name, Where(fd), entry)
-        except (OSError, Corrupt, NotFound):
+        except (OSError, StoreError):
             os.unlink(name, dir_fd=here)  # half a file is worse than none
             raise
         finally:
