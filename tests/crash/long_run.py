@@ -85,7 +85,7 @@ def run(directory: Path, kills: int, seed: int, *, tell: bool = False) -> Tally:
 @contextmanager
 def format_of(is_tiny: bool) -> Iterator[Chunker]:
     """The format with tiny blocks, or as it is; either way large edits are staged."""
-    with tiny(batch_bytes_max=500) if is_tiny else tiny_batches() as chunker:
+    with tiny(batch_bytes_max=500, inline_bytes_max=4) if is_tiny else tiny_batches() as chunker:
         yield chunker
 
 

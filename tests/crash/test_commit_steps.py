@@ -27,6 +27,7 @@ from tests.suites.faults import (
     do,
     forked,
     make_store,
+    noise,
     quick_directory,
     verify,
     waited,
@@ -37,25 +38,25 @@ BEFORE: list[Edit] = [
     ("create", b"a", DIRECTORY),
     ("create", b"a/b", DIRECTORY),
     ("create", b"a/one", FILE),
-    ("write_at", b"a/one", 0, random.Random(1).randbytes(700)),
+    ("write_at", b"a/one", 0, noise(1, 700)),
     ("create", b"a/b/two", FILE),
-    ("write_at", b"a/b/two", 0, random.Random(2).randbytes(150)),
+    ("write_at", b"a/b/two", 0, noise(2, 150)),
     ("link", b"a/b/two", b"linked"),
     ("create", b"gone", FILE),
-    ("write_at", b"gone", 0, random.Random(3).randbytes(300)),
+    ("write_at", b"gone", 0, noise(3, 300)),
 ]
 
 # Each list is one commit: large enough for staged blocks; a file that is open without a name; links that move; little.
 COMMITS: list[list[Edit]] = [
     [
-        ("write_at", b"a/one", 350, random.Random(4).randbytes(40)),
+        ("write_at", b"a/one", 350, noise(4, 40)),
         ("create", b"a/large", FILE),
-        ("write_at", b"a/large", 100, random.Random(5).randbytes(1200)),
+        ("write_at", b"a/large", 100, noise(5, 1200)),
         ("open", b"gone"),
         ("unlink", b"gone"),
     ],
     [
-        ("write_open", 0, 20, random.Random(6).randbytes(60)),
+        ("write_open", 0, 20, noise(6, 60)),
         ("rename", b"a", b"moved", 0),
         ("cut_at", b"moved/one", 90),
         ("unlink", b"moved/large"),
@@ -83,7 +84,7 @@ def session(path: Path, chunker: Chunker, act: Act, inside: Act) -> None:
 
 @pytest.fixture
 def chunker() -> Iterator[Chunker]:
-    with tiny(batch_bytes_max=1500) as chunker:
+    with tiny(batch_bytes_max=1500, inline_bytes_max=4) as chunker:
         yield chunker
 
 

@@ -43,17 +43,15 @@ class Steps:
 
     def __init__(self, act: Callable[[], None] | None = None, nth: int = 0, *, ever: bool = False) -> None:
         self.names: list[str] = []
+        self.over = False  # from now on nothing happens
         self._act, self._nth, self._ever = act, nth, ever
 
     def __call__(self, name: str) -> None:
-        self.names.append(name)
-        if self._act is not None and self.hit:
-            self._act()
-
-    @property
-    def hit(self) -> bool:
-        """True at the nth step, or, with `ever`, since then."""
-        return len(self.names) == self._nth or (self._ever and len(self.names) > self._nth)
+        if not self.over:
+            self.names.append(name)
+            count = len(self.names)
+            if self._act is not None and (count == self._nth or (self._ever and count > self._nth)):
+                self._act()
 
     @property
     def reached(self) -> bool:
@@ -65,12 +63,12 @@ def calmly(step: str) -> None:
 
 
 class Watched:
-    """Stands before a store. `act` hears of each call before it is made, and if it went well also after it."""
+    """Stands before a store. `before` hears of each of `calls` before it is made, `after` if it went well."""
 
-    def __init__(self, store: Any, act: Act = calmly, *, calls: tuple[str, ...] = ("apply", "gc")) -> None:
+    def __init__(self, store: Any, before: Act = calmly, after: Act = calmly) -> None:
         self.store = store
-        self.act = act
-        self.calls = calls
+        self.before, self.after = before, after
+        self.calls: tuple[str, ...] = ("apply", "gc")
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.store, name)
@@ -78,9 +76,9 @@ class Watched:
             return found
 
         def call(*args: Any) -> Any:
-            self.act(f"before {name}")
+            self.before(f"before {name}")
             result = found(*args)
-            self.act(f"after {name}")
+            self.after(f"after {name}")
             return result
 
         return call
@@ -144,7 +142,7 @@ class Desk(Pair):
 
     def __init__(self, path: Path, chunker: Chunker, act: Act = calmly) -> None:
         opened = Repository.open(path, create=False)
-        self.store = Watched(opened.store, act)  # type: ignore[assignment]
+        self.store = Watched(opened.store, act, act)  # type: ignore[assignment]
         self.repository = Repository(path, self.store)  # type: ignore[arg-type]
         self.repository.cache = Cache(self.store, chunk_bytes=0, node_count=0)  # type: ignore[arg-type]
         self.chunker = chunker
@@ -209,6 +207,10 @@ def model_of(tree: Snapshot) -> Node:
 
 Edit = tuple[str, *tuple[Any, ...]]
 _NAMES = [b"a", b"b", b"c", b"d"]
+
+
+def noise(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)
 
 
 def random_edit(rng: random.Random, desk: Desk, size_max: int) -> Edit:
