@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Literal, NamedTuple
@@ -165,13 +166,26 @@ def _count(counts: Counts, links: Iterable[Cid]) -> None:
 
 def _count_roots(tables: Tables, expected: Counts) -> list[Problem]:
     """Count what the roots refer to; returns those that cannot be read."""
-    problems = []
+    problems: list[Problem] = []
     for key, record in tables.roots():
-        try:
+        with suppress(Corrupt):
             _count(expected, codec.links_of_record(RECORD_CID, record))
-        except Corrupt as error:
-            problems.append(Problem("record", None, f"the record of {printable(key)} is damaged: {error.why}"))
+        if damage := _damage(key, record):
+            problems.append(Problem("record", None, f"the record of {printable(key)} is damaged: {damage}"))
     return problems
+
+
+def _damage(key: bytes, record: bytes) -> str:
+    """Return what is wrong with a root's record; empty if nothing is."""
+    try:
+        codec.links_of_record(RECORD_CID, record)
+        if key.startswith(repository.NAME):
+            names.decode(record)
+        elif key.startswith(lease.PREFIX):
+            lease.decode(key, record)
+    except Corrupt as error:
+        return error.why
+    return ""
 
 
 def _wrong_counts(tables: Tables, expected: Counts, links_unknown: bool) -> list[Problem]:
@@ -341,7 +355,7 @@ def _repaired(tables: Tables, suspects: frozenset[Cid]) -> Repaired:
             _count(expected, found.links)
             if found.problem:
                 bad.add(cid)
-    for key in [key for key, record in tables.roots() if _is_damaged(record)]:
+    for key in [key for key, record in tables.roots() if _damage(key, record)]:
         tables.set_root(key, None)
     _count_roots(tables, expected)
     for cid in bad:
@@ -371,14 +385,6 @@ def _recount(tables: Tables, expected: Counts) -> int:
         if not count and cid not in queued:
             tables.queue(cid)
     return len(strange) + len(wrong)
-
-
-def _is_damaged(record: bytes) -> bool:
-    try:
-        codec.links_of_record(RECORD_CID, record)
-    except Corrupt:
-        return True
-    return False
 
 
 def _is_tree(tables: Tables, cid: Cid) -> bool:

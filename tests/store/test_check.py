@@ -383,16 +383,20 @@ def test_many_wrong_counts_are_summed_up(memory: Repository) -> None:
 # Damaged roots
 
 
-@pytest.mark.parametrize("damage", ["bytes", "another CID"])
+@pytest.mark.parametrize("damage", ["bytes", "format", "another CID"])
 def test_what_a_damaged_name_held_is_pinned(repository: Repository, source: Path, damage: str) -> None:
     tree = publish(repository, source, "one")
     name = repository.name("one")
     assert name is not None
-    record = b"\xff" if damage == "bytes" else codec.encode({"version": node(label="wrong").cid})
+    record = {
+        "bytes": b"\xff",
+        "format": codec.encode({"Version": name.version}),
+        "another CID": codec.encode({"version": node(label="wrong").cid}),
+    }[damage]
     repository.store.repair(lambda tables: tables.set_root(b"name/one", record))
 
     report = check.examine(repository.store)
-    if damage == "bytes":
+    if damage != "another CID":
         assert str(report.problems[0]).startswith("the record of name/one is damaged: ")
     else:
         assert str(report.problems[0]) == f"block {node(label='wrong').cid} is missing; in one"
@@ -408,6 +412,18 @@ def test_what_a_damaged_name_held_is_pinned(repository: Repository, source: Path
     repository.forget_pin(name.version)
     drain(repository.store)
     assert State.of(repository.store) == State({}, {}, frozenset(), {})
+
+
+def test_a_damaged_lease_is_taken_out_so_that_its_name_is_free(repository: Repository, source: Path) -> None:
+    tree = publish(repository, source, "one")
+    repository.store.repair(lambda tables: tables.set_root(b"lease/w/one", codec.encode({"owner": "?"})))
+    with pytest.raises(Corrupt, match="monofs check"):
+        repository.lease("one", tree, "/mnt", "/socket")
+    report = check.examine(repository.store)
+    assert [str(p) for p in report.problems] == ["the record of lease/w/one is damaged: a lease breaks the format"]
+    assert check.repair(repository, report) == Repaired(0, 0, ())
+    repository.lease("one", tree, "/mnt", "/socket")
+    assert check.examine(repository.store).is_clean
 
 
 def test_a_tree_whose_version_is_lost_is_pinned(repository: Repository, source: Path) -> None:
