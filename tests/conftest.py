@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from store.repository import Repository
+from tests.suites.machine import Machine
 
 
 @pytest.fixture
@@ -26,3 +27,12 @@ def repository(tmp_path: Path) -> Iterator[Repository]:
     made = Repository.init(tmp_path / "store")
     yield made
     made.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A store and a directory to mount it on; nothing of it is left when the test ends."""
+    made = Machine(tmp_path)
+    yield made
+    made.end()
+    print(made.log())

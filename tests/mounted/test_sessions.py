@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +12,6 @@ from store.repository import Repository
 from tests.suites.machine import Machine
 
 pytestmark = pytest.mark.mounted
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.end()
-    print(machine.log())
 
 
 @pytest.fixture

@@ -5,22 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.suites.machine import Machine
 
 pytestmark = pytest.mark.mounted
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.end()
-    print(machine.log())
 
 
 def test_many_fsyncs_and_other_requests_at_once(machine: Machine) -> None:
