@@ -44,6 +44,8 @@ BEFORE: list[Edit] = [
     ("link", b"a/b/two", b"linked"),
     ("create", b"gone", FILE),
     ("write_at", b"gone", 0, noise(3, 300)),
+    ("create", b"gone too", FILE),
+    ("write_at", b"gone too", 0, noise(12, 300)),
 ]
 
 # Each list is one commit: large enough for staged blocks; a file that is open without a name; links that move; little.

@@ -54,9 +54,10 @@ EDITS: list[Edit] = [
     ("write_at", b"a/one", 350, noise(4, 40)),
     ("create", b"a/large", FILE),
     ("write_at", b"a/large", 100, noise(5, 1200)),
-    ("open", b"gone"),
-    ("unlink", b"gone"),
+    ("open", b"gone too"),
+    ("unlink", b"gone too"),
     ("write_open", 0, 20, noise(6, 60)),
+    ("write_open", 1, 20, noise(6, 60)),
     ("rename", b"a/b", b"moved", 0),
     ("mode_at", b"moved/two", 0o600),
     ("link", b"a/one", b"moved/one too"),
@@ -108,6 +109,9 @@ def desk_on(template: Path, number: int, chunker: Chunker) -> Desk:
     path = template.with_name(f"{number}")
     shutil.copytree(template, path)
     desk = Desk(path, chunker)
+    do(desk, ("open", b"gone"))
+    do(desk, ("unlink", b"gone"))
+    desk.commit()
     for edit in EDITS:
         do(desk, edit)
     desk.freeze()
