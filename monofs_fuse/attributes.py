@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import functools
+import os
 import stat
-import time
 from typing import Final, Protocol
 
-from monofs_fuse import acl, limits
+from monofs_fuse import limits
 from monofs_fuse.errors import Errno
 from monofs_fuse.inodes import Directory, Inode
+from store import acl
 from store import entry as entries
 from store.batch import Nodes
 from store.cid import Cid
@@ -28,8 +30,19 @@ class Tree(Protocol):
 
 
 def now() -> int:
-    """ns since 1970"""
-    return time.time_ns()
+    """Return the time in ns since 1970 by the clock from which the kernel gives times to the files it caches.
+
+    It is coarse, and no other call tells it. By any other clock a directory made before a file was written could be
+    newer than the file, and make would never be done.
+    """
+    file = _stamped()
+    os.utime(file)
+    return os.fstat(file).st_mtime_ns
+
+
+@functools.cache
+def _stamped() -> int:
+    return os.memfd_create("clock")
 
 
 def set_mode(tree: Tree, inode: Inode, mode: int) -> None:

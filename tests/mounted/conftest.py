@@ -6,8 +6,9 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,22 @@ def _ended(daemon: int, seconds: float) -> bool:
     return bool(poller.poll(seconds * 1000))
 
 
+@contextmanager
+def public_directory() -> Iterator[Path]:
+    """A temporary directory that other users can reach, too."""
+    with tempfile.TemporaryDirectory(prefix="monofs-test-") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Mount]:
+def machine() -> Iterator[Mount]:
     """A store with an empty tree, not mounted yet."""
-    made = Mount(tmp_path)
-    yield made
-    made.end()
-    print(made.log())  # pytest shows it when the test fails
+    with public_directory() as directory:
+        made = Mount(directory)
+        yield made
+        made.end()
+        print(made.log())  # pytest shows it when the test fails
 
 
 @pytest.fixture
