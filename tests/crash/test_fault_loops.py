@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -48,6 +49,7 @@ from tests.suites.faults import (
     random_edit,
     watched_lmdb,
 )
+from tests.suites.machine import Machine
 
 # What the commit that fails is to save, and what is edited while it is being written.
 EDITS: list[Edit] = [
@@ -467,3 +469,160 @@ def test_a_system_call_fails(quick: Path, error: str, when: str) -> None:
     assert check.examine(repository.store).is_clean
     assert_no_garbage(repository)
     repository.close()
+
+
+# A real mount, whose store fails when the test says so
+
+FAULTY_MOUNT = """
+import sys
+from pathlib import Path
+from unittest import mock
+from monofs_fuse import mounts
+from store import errors, limits, repository
+
+fault = Path(sys.argv[3])
+
+class FaultyStore(repository.LmdbStore):
+    def apply(self, change):
+        if fault.exists():
+            error, calls = fault.read_text().split()
+            fault.with_suffix(".next").write_text(f"{error} {int(calls) - 1}")
+            fault.with_suffix(".next").rename(fault)
+            if int(calls) <= 1:
+                raise getattr(errors, error)("says the test")
+        return super().apply(change)
+
+repository.LmdbStore = FaultyStore
+limits.batch_bytes_max = 200_000
+mounts.start(Path(sys.argv[1]), "t", sys.argv[2], foreground=True)
+"""
+
+
+class FaultyMachine(Machine):
+    """Its mount's store refuses every change from the nth on, between `break_at` and `mend`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.fault = root / "fault"
+
+    def start_faulty(self) -> Path:
+        command = [sys.executable, "-c", FAULTY_MOUNT, self.store, self.dir, self.fault]
+        self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.server.stderr is not None
+        assert "mounted on" in self.server.stderr.readline()
+        return self.dir
+
+    def break_at(self, nth: int, error: str) -> None:
+        partial = self.fault.with_suffix(".new")
+        partial.write_text(f"{error} {nth}")
+        partial.rename(self.fault)
+
+    def mend(self) -> bool:
+        """Returns True if anything was refused."""
+        left = int(self.fault.read_text().split()[1])
+        self.fault.unlink()
+        return left <= 0
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[FaultyMachine]:
+    machine = FaultyMachine(tmp_path)
+    yield machine
+    machine.end()
+    machine.server.kill()
+    print(machine.server.communicate()[1])
+
+
+@pytest.mark.mounted
+@pytest.mark.slow
+@pytest.mark.parametrize(("error", "number"), [("StoreError", errno.EIO), ("NoSpace", errno.ENOSPC)])
+def test_a_mount_goes_on_when_its_store_fails(faulty: FaultyMachine, error: str, number: int) -> None:
+    mnt = faulty.start_faulty()
+    written: dict[str, bytes] = {}
+    refused = 0
+    for nth in itertools.count(1):
+        faulty.break_at(nth, error)
+        name, data = f"file {nth}", noise(nth, 700_000)
+        fd = os.open(mnt / name, os.O_CREAT | os.O_RDWR)
+        os.pwrite(fd, data, 0)
+        written[name] = data
+        was_refused = fails_with(number, lambda fd=fd: os.fsync(fd))
+        if was_refused:
+            assert "says the test" in str(faulty.status()["problem"])
+            os.pwrite(fd, b"edited while it could not be saved", 1000)
+            written[name] = data[:1000] + b"edited while it could not be saved" + data[1034:]
+            assert fails_with(number, lambda fd=fd: os.fdatasync(fd))
+        for other in written:
+            assert (mnt / other).read_bytes() == written[other]
+        if not faulty.mend():
+            break
+        refused += was_refused
+        os.fsync(fd)
+        assert faulty.status()["problem"] is None
+        os.close(fd)
+    assert refused > 3
+    faulty.kill()
+    mnt = faulty.start()
+    assert {path.name: path.read_bytes() for path in mnt.iterdir()} == written
+    faulty.umount()
+    repository = Repository.open(faulty.store, create=False)
+    assert check.examine(repository.store).is_clean
+    assert not repository.store.roots(staging.PREFIX)
+    repository.close()
+
+
+def fails_with(number: int, work: Callable[[], object]) -> bool:
+    try:
+        work()
+    except OSError as error:
+        assert error.errno == number, error
+        return True
+    return False
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Machine]:
+    """A store on a disk of 24 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24M", "monofs-test", disk], check=True)
+    machine = Machine(tmp_path, disk / "store")
+    yield machine
+    machine.end()
+    print(machine.log())
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.mounted
+@pytest.mark.slow
+def test_a_full_disk_is_left_by_deleting(small: Machine) -> None:
+    """Nobody adds room: what did not fit is deleted, and work goes on."""
+    mnt = small.start()
+    (mnt / "old").write_bytes(noise(1, 2_000_000))
+    small.checkpoint()
+    for number in range(3):
+        path = mnt / f"too large {number}"
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+        assert fails_with(errno.ENOSPC, lambda fd=fd, data=noise(number, 40 << 20): write_all(fd, data))
+        os.close(fd)
+        path.unlink()
+        (mnt / f"small {number}").write_bytes(noise(number, 50_000))
+        small.checkpoint()
+        assert small.status()["problem"] is None
+    (mnt / "large").write_bytes(noise(9, 8 << 20))  # what was stored of the others is not held any more
+    small.checkpoint()
+    small.kill()
+    mnt = small.start()
+    assert (mnt / "old").read_bytes() == noise(1, 2_000_000)
+    assert (mnt / "large").read_bytes() == noise(9, 8 << 20)
+    assert [(mnt / f"small {number}").read_bytes() for number in range(3)] == [noise(n, 50_000) for n in range(3)]
+    small.umount()
+
+
+def write_all(fd: int, data: bytes) -> None:
+    done = 0
+    while done < len(data):
+        done += os.write(fd, memoryview(data)[done:])
+    os.fsync(fd)
