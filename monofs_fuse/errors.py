@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from monofs_fuse.acl import BadAcl
 from store import errors as store_errors
+from store.acl import BadAcl
 from store.errors import MonofsError
 
 

@@ -16,11 +16,12 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
-from monofs_fuse import acl, attributes, limits, mountpoint
+from monofs_fuse import attributes, limits, mountpoint
 from monofs_fuse.errors import Errno, number_of
 from monofs_fuse.inodes import Directory, Inode
 from monofs_fuse.saver import Saver
 from monofs_fuse.worktree import Listed, Worktree, check_name
+from store import acl
 from store import entry as entries
 from store.cid import Cid
 from store.entry import Entry
