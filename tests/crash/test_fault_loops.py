@@ -546,12 +546,12 @@ def test_a_mount_goes_on_when_its_store_fails(faulty: FaultyMachine, error: str,
         fd = os.open(mnt / name, os.O_CREAT | os.O_RDWR)
         os.pwrite(fd, data, 0)
         written[name] = data
-        was_refused = fails_with(number, lambda fd=fd: os.fsync(fd))
+        was_refused = fails_with(number, partial(os.fsync, fd))
         if was_refused:
             assert "says the test" in str(faulty.status()["problem"])
             os.pwrite(fd, b"edited while it could not be saved", 1000)
             written[name] = data[:1000] + b"edited while it could not be saved" + data[1034:]
-            assert fails_with(number, lambda fd=fd: os.fdatasync(fd))
+            assert fails_with(number, partial(os.fdatasync, fd))
         for other in written:
             assert (mnt / other).read_bytes() == written[other]
         if not faulty.mend():
@@ -605,7 +605,7 @@ def test_a_full_disk_is_left_by_deleting(small: Machine) -> None:
     for number in range(3):
         path = mnt / f"too large {number}"
         fd = os.open(path, os.O_CREAT | os.O_WRONLY)
-        assert fails_with(errno.ENOSPC, lambda fd=fd, data=noise(number, 40 << 20): write_all(fd, data))
+        assert fails_with(errno.ENOSPC, partial(write_all, fd, noise(number, 40 << 20)))
         os.close(fd)
         path.unlink()
         (mnt / f"small {number}").write_bytes(noise(number, 50_000))
