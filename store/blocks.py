@@ -108,7 +108,7 @@ class Store(Blocks, Protocol):
     def view(self, work: Callable[[Tables], _T]) -> _T:
         """Run `work` on all that the store holds at one moment; others may write meanwhile, it does not see that.
 
-        Only for `check`: the store's other readers in this process wait.
+        Only for `check`: the store's other readers in this process wait, so `work` must not call the store itself.
         """
         ...
 
