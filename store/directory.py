@@ -95,9 +95,9 @@ def walk(source: Nodes, directory: Entry, path: bytes = b"") -> Iterator[tuple[b
         longer, rest = stack[-1]
         for name, entry in rest:
             yield prefix + name, entry
+            if entry.is_dir and len(stack) > limits.depth_max:
+                raise TooLarge(f"directories may be {limits.depth_max} deep at most")
             if entry.is_dir and entry.data is not None:
-                if len(stack) > limits.depth_max:
-                    raise TooLarge(f"directories may be {limits.depth_max} deep at most")
                 stack.append((len(name) + 1, entries(source, entry)))
                 prefix += name + b"/"
                 break

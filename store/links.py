@@ -7,7 +7,6 @@ to the first. So an item stays small whatever the group's size, and a group is f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 
 from store import limits, tree
 from store.batch import Batch, Nodes
@@ -22,7 +21,7 @@ def group(source: Nodes, root: Cid | None, path: bytes) -> Group:
     """Return all paths of the file at `path`: just that one if it has no other. Raises Corrupt if it is no ring."""
     if root is None:
         return (path,)
-    found = [path]
+    found, down = [path], 0
     while True:
         item = tree.find(source, LINKS, root, found[-1])
         if item is None:
@@ -30,11 +29,12 @@ def group(source: Nodes, root: Cid | None, path: bytes) -> Group:
                 return (path,)
             raise Corrupt(root, "a hard link leads to a path that has none")
         following = item[1]
+        # In a ring of sorted paths exactly one step goes down; a way that never comes back would go down for ever.
+        down += following <= found[-1]
+        if down > 1:
+            raise Corrupt(root, "hard links do not form a ring")
         if following == path:
             return tuple(sorted(found))
-        # In a ring of sorted paths exactly one step goes down: a second one would never end.
-        if following <= found[-1] and any(b <= a for a, b in pairwise(found)):
-            raise Corrupt(root, "hard links do not form a ring")
         found.append(following)
 
 

@@ -32,20 +32,37 @@ class _Seekable(io.RawIOBase):
         return True
 
     def tell(self) -> int:
+        self._check_open()
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size()}[whence]
+        self._check_open()
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size()}.get(whence)
+        if start is None:
+            raise ValueError(f"whence may be 0, 1 or 2, not {whence}")
+        at = start + offset
         if at < 0:
             raise ValueError(f"cannot seek to {at}")
         self._at = at
         return at
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
-        data = self._read_at(self._at, len(buffer))
-        buffer[: len(data)] = data
+        self._check_open()
+        with memoryview(buffer).cast("B") as view:
+            data = self._read_at(self._at, len(view))
+            view[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+    def readall(self) -> bytes:
+        self._check_open()
+        data = self._read_at(self._at, max(0, self._size() - self._at))
+        self._at += len(data)
+        return data
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("the file is closed")
 
 
 class Reader(_Seekable):
@@ -54,6 +71,12 @@ class Reader(_Seekable):
     def __init__(self, source: Nodes, file: File) -> None:
         super().__init__()
         self._source, self._file = source, file
+
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]
+        raise io.UnsupportedOperation("open for reading; open_writer makes a new version")
+
+    def truncate(self, size: int | None = None) -> int:
+        raise io.UnsupportedOperation("open for reading; open_writer makes a new version")
 
     def _size(self) -> int:
         return self._file.size
@@ -80,16 +103,22 @@ class Writer(_Seekable):
         return True
 
     def write(self, data) -> int:  # type: ignore[no-untyped-def]
-        self._draft.write(self._at, bytes(data))
+        self._check_open()
+        data = bytes(data)
+        self._draft.write(self._at, data)
         self._at += len(data)
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
+        self._check_open()
+        if size is not None and size < 0:
+            raise ValueError(f"a file cannot have {size} bytes")
         self._draft.truncate(self._at if size is None else size)
         return self._draft.size
 
     def seal(self) -> File:
         """Put the file's blocks into the batch and return it; more edits may follow."""
+        self._check_open()
         file = drafts.seal(self._draft, self._batch, self._chunker)
         self._draft = Draft(file)
         return file
@@ -101,6 +130,6 @@ def open_reader(source: Nodes, cid: Cid) -> Reader:
 
 
 def open_writer(batch: Batch, cid: Cid | None, chunker: Chunker | None = None) -> Writer:
-    """Open the content `cid`, or an empty file, for edits at any offset."""
+    """Open the content `cid`, or an empty file, for edits at any offset. Raises NotFound, WrongKind, Corrupt."""
     file = EMPTY if cid is None else files.of_cid(batch, cid)
     return Writer(batch, file, chunker or FastCdc())
