@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -102,10 +103,16 @@ def _processes(run: str) -> Iterator[int]:
         with suppress(OSError):
             if (
                 entry.name.isdigit()
-                and int(entry.name) != os.getpid()
+                and int(entry.name) not in (os.getpid(), _tracker())
                 and mark in Path(entry.path, "environ").read_bytes().split(b"\0")
             ):
                 yield int(entry.name)
+
+
+def _tracker() -> int | None:
+    """Return the process that multiprocessing gives pytest itself; it ends with pytest."""
+    pid: int | None = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    return pid
 
 
 def _command(pid: int) -> str:
