@@ -16,6 +16,8 @@ import pytest
 from monofs_fuse import mountpoint
 from tests.suites.machine import Machine
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it changes owners and mounts tmpfs")
+
 
 class Mount(Machine):
     """A Machine that knows the processes it started, whatever they do."""

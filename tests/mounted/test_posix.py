@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.conftest import Mount, public_directory
+from tests.mounted.conftest import Mount, needs_root, public_directory
 from tests.mounted.test_law import imported
 from tests.suites import posix
 
-pytestmark = pytest.mark.mounted
+pytestmark = [pytest.mark.mounted, needs_root]
 PLACES = ["ext4", "tmpfs", "mount", "busy mount"]
 
 
