@@ -178,4 +178,4 @@ def test_worktree_is_the_model() -> None:
 
 @pytest.mark.slow
 def test_worktree_is_the_model_at_length() -> None:
-    run_state_machine_as_test(Machine, settings=settings(examples(1500), stateful_step_count=80))
+    run_state_machine_as_test(Machine, settings=settings(examples(300), stateful_step_count=80))
