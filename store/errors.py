@@ -12,44 +12,48 @@ class StoreError(MonofsError):
 
 
 class NotFound(StoreError):
-    """A block, path or name that is not there."""
+    """A block, path or name is not there. Look at what is ('monofs names', 'monofs ls') and ask for that."""
 
 
 class Corrupt(StoreError):
-    """Bytes that are not what their CID promises, or a node that breaks the format."""
+    """Bytes that are not what their CID promises, or a document that breaks the format. `check` tells what is lost.
+
+    Everything that does not need this block can still be read. A record of a store has no CID; it is all zeros then.
+    """
 
     def __init__(self, cid: bytes, why: str = "its bytes do not match its CID") -> None:
-        super().__init__(f"block {cid!r} is corrupt: {why}; run 'monofs check'")
+        what = f"block {cid!r}" if any(cid) else "a record of this store"
+        super().__init__(f"{what} is corrupt: {why}; run 'monofs check'")
         self.cid = cid
         self.why = why
 
 
 class BadCid(StoreError):
-    """Text that is not a CID this store can use."""
+    """Text that is not a CID this store can use. Type it again."""
 
 
 class BadName(StoreError):
-    """A name that a store does not accept."""
+    """A name that a store does not accept. Choose another."""
 
 
 class WrongKind(StoreError):
-    """A block or an entry of another kind than the caller needs."""
+    """A block or an entry of another kind than the caller needs, or of a later format. Ask for another."""
 
 
 class NameTaken(StoreError):
-    """The name exists already."""
+    """The name exists already. Forget it or choose another."""
 
 
 class RootMoved(StoreError):
-    """Somebody else changed this root first; read it again and retry."""
+    """Somebody else changed this root first. Read it again and retry."""
 
 
 class MissingLink(StoreError):
-    """A block or root refers to a block that the store does not have."""
+    """A block or root refers to a block that the store does not have. Put that first; nothing was changed."""
 
 
 class TooLarge(StoreError):
-    """Something is over one of the limits in `limits.py`."""
+    """Something is over one of the limits in `limits.py`. Nothing was changed; use less of it."""
 
 
 class NoSpace(StoreError):
@@ -57,19 +61,19 @@ class NoSpace(StoreError):
 
 
 class NotAStore(StoreError):
-    """The directory is not a monofs store."""
+    """The directory is not a monofs store. Name another."""
 
 
 class FutureStore(StoreError):
-    """The store's format is one that this version does not know."""
+    """The store's format is one that this version does not know. Use a newer monofs."""
 
 
 class Held(StoreError):
-    """The name is mounted; its holder must let go first."""
+    """The name is mounted. Its holder must let go first."""
 
 
 class Skipped(StoreError):
-    """The work was done, except for the files named in `paths`."""
+    """The files in `paths` could not be read, and the caller wanted all or nothing. Make them readable or leave them out."""
 
     def __init__(self, message: str, paths: list[str]) -> None:
         super().__init__(message)
