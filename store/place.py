@@ -15,7 +15,7 @@ from store.errors import FutureStore, NotAStore, StoreError
 
 FORMAT: Final = 1
 _BACKEND: Final = "lmdb"
-_OURS: Final = frozenset(("lmdb", "run", "monofs-store.new"))  # a store that is being made has these
+_OURS: Final = frozenset(("lmdb", "lmdb.new", "run", "monofs-store.new"))  # a store that is being made has these
 
 
 def config_path(path: Path) -> Path:
@@ -81,6 +81,19 @@ def write_config(path: Path, algorithm: Algorithm) -> None:
         out.flush()
         os.fsync(out.fileno())
     partial.rename(config)
+    sync(path)
+
+
+def make(path: Path) -> None:
+    """Make a directory and what is missing above it; no loss of power takes it away again."""
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for directory in missing:
+        sync(directory.parent)
+
+
+def sync(path: Path) -> None:
+    """Return once the names in a directory are on the disk."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

@@ -69,12 +69,13 @@ class Repository:
     def init(cls, path: Path, algorithm: Algorithm = cids.BLAKE3) -> Repository:
         """Make a store. Raises NameTaken if there is one, NotAStore if `path` holds something else, NoSpace."""
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            place.make(path)
             with place.alone(path):
                 if place.exists(place.config_path(path)):
                     raise NameTaken(f"{path} is a store already")
                 place.refuse_strangers(path)
-                (path / "lmdb").mkdir(exist_ok=True, mode=0o700)
+                if not place.exists(path / "lmdb"):
+                    _make_database(path, algorithm)
                 store = LmdbStore(path / "lmdb", algorithm)
                 place.write_config(path, algorithm)
         except OSError as error:
@@ -274,6 +275,18 @@ class Repository:
         """Let go of a lease; if the disk is too full for that, it ends with this process."""
         with suppress(NoSpace):
             self.store.apply(Change(roots=(RootChange(held.key, held.encode(), None),)))
+
+
+def _make_database(path: Path, algorithm: Algorithm) -> None:
+    """Make it beside its place and move it there whole: one that lost power half made could not be opened again."""
+    import shutil
+
+    partial = path / "lmdb.new"
+    shutil.rmtree(partial, ignore_errors=True)
+    place.make(partial)
+    LmdbStore(partial, algorithm).close()
+    place.sync(partial)
+    partial.rename(path / "lmdb")
 
 
 def pin_root(tree: Cid) -> tuple[bytes, bytes]:
