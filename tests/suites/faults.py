@@ -268,10 +268,13 @@ class Journal:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def begin(self, tree: Cid) -> None:
-        os.write(self._fd, f"begin {tree}\n".encode())
+        self.say(f"begin {tree}")
 
     def done(self, tree: Cid) -> None:
-        os.write(self._fd, f"done {tree}\n".encode())
+        self.say(f"done {tree}")
+
+    def say(self, line: str) -> None:
+        os.write(self._fd, line.encode() + b"\n")
 
     def close(self) -> None:
         os.close(self._fd)
