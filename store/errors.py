@@ -73,7 +73,7 @@ class Held(StoreError):
 
 
 class Skipped(StoreError):
-    """The files in `paths` could not be read, and the caller wanted all or nothing. Make them readable or leave them out."""
+    """The files in `paths` could not be read, and the caller wanted all or nothing. Leave them out or allow it."""
 
     def __init__(self, message: str, paths: list[str]) -> None:
         super().__init__(message)
