@@ -73,6 +73,8 @@ class Cache:
         """Return the tree node `cid`, decoded and checked. Raises NotFound, Corrupt, WrongKind."""
         node = self._nodes.get(cid)
         if node is None:
-            node = Node.decode(cid, self._blocks.get(cid))
-            self._nodes.put(cid, node, 1)
+            data = self._blocks.get(cid)
+            node = Node.decode(cid, data)
+            # A forged node can be as large as a block: it counts as the many that would take its place.
+            self._nodes.put(cid, node, 1 + len(data) // limits.cache_node_bytes)
         return node

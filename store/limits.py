@@ -46,6 +46,7 @@ block_overhead_bytes: Final = 512  # what a block in a batch takes besides its b
 
 cache_chunk_bytes: Final = 48 * MIB
 cache_node_count: Final = 2048
+cache_node_bytes: Final = 16 * KIB  # a node counts once more for each
 
 map_bytes_start: Final = 256 * MIB
 map_bytes_step_max: Final = 64 * GIB

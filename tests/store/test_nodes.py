@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from store import codec, limits, tree
 from store.batch import Batch
+from store.cache import Cache
 from store.cid import BLAKE3, Cid
 from store.codec import Doc
 from store.errors import Corrupt, NotFound, StoreError, WrongKind
 from store.nodes import DIRECTORY, FILE, LEVEL_MAX, LINKS, Flavor, Item, Key, Node, encode, good_name
-from tests.store.models import JUNK, deep, examples, forged, new_batch, nodes_below, tiny, with_forged_node
+from tests.store.models import JUNK, deep, examples, forged, new_batch, nodes_below, stored, tiny, with_forged_node
 
 CHUNK = BLAKE3.raw(b"chunk")
 NODE = BLAKE3.node(b"node")
@@ -226,6 +227,17 @@ def test_levels_that_do_not_go_down_are_refused() -> None:
         root = batch.put_doc(["links", 2 if level != 2 else 1, [[b"a", inner]]])
         with pytest.raises((Corrupt, WrongKind)):
             list(tree.items(batch, LINKS, batch.put_doc(["links", 4, [[b"a", root]]])))
+
+
+def test_large_forged_nodes_do_not_fill_the_memory() -> None:
+    """The cache counts nodes, and one of a megabyte holds as much as a hundred good ones."""
+    batch = new_batch()
+    large = [batch.put_doc(["file", 0, [[n, None]] * 250_000]) for n in (1, 2)]
+    small = batch.put_doc(["links", 0, [[b"a", b"b"]]])
+    cache = Cache(stored(batch), node_count=60)
+    first, second, third = cache.node(large[0]), cache.node(small), cache.node(large[1])
+    assert cache.node(small) is second and cache.node(large[1]) is third
+    assert cache.node(large[0]) is not first
 
 
 def test_errors_are_store_errors() -> None:
