@@ -112,7 +112,7 @@ def one_kill(path: Path, chunker: Chunker, rng: random.Random, size_max: int, ta
             commits = rng.randrange(6)
             while commits and os.read(reader, 1):
                 commits -= 1
-            time.sleep(rng.random() * rng.choice((0.0005, 0.005, 0.05)))
+            time.sleep(rng.random() * rng.choice((0, 0.002, 0.01, 0.05)))
         finally:
             os.kill(pid, signal.SIGKILL)
             os.close(reader)
@@ -124,15 +124,13 @@ def one_kill(path: Path, chunker: Chunker, rng: random.Random, size_max: int, ta
 
 
 def work(path: Path, journal_path: Path, chunker: Chunker, seed: int, size_max: int, signs: int) -> None:
-    """Edit and commit until killed; writes a byte to `signs` when a commit begins."""
-    rng = random.Random(seed)
-    desk = Desk(path, chunker)
+    """Edit and commit until killed."""
+    rng, desk = random.Random(seed), Desk(path, chunker)
     desk.repository.lease(NAME, desk.head.tree, "/nowhere", "/nowhere.sock")
-    journal = Journal(journal_path)
+    journal = Journal(journal_path, signs)
     while True:
         for _ in range(rng.randint(1, 12)):
             do(desk, random_edit(rng, desk, size_max))
-        os.write(signs, b".")
         desk.journaled_commit(journal)
         if rng.random() < 0.3:
             desk.head.checkpoint(rng.choice(("", "a message")))

@@ -262,13 +262,19 @@ def _some_path(rng: random.Random, desk: Desk) -> bytes:
 
 
 class Journal:
-    """An append-only file, written with one call a line, so that it outlives its writer by a kill."""
+    """An append-only file, written with one call a line, so that it outlives its writer by a kill.
 
-    def __init__(self, path: Path) -> None:
+    When a commit begins, a byte goes to the pipe `signs`.
+    """
+
+    def __init__(self, path: Path, signs: int | None = None) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._signs = signs
 
     def begin(self, tree: Cid) -> None:
         self.say(f"begin {tree}")
+        if self._signs is not None:
+            os.write(self._signs, b".")
 
     def done(self, tree: Cid) -> None:
         self.say(f"done {tree}")
