@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from store.errors import Corrupt, WrongKind
 from store.nodes import FLAVORS
 
 FORMAT = 1
+_TIME_MAX = (1 << 63) - 1
 
 
 class Tree(NamedTuple):
@@ -121,7 +123,9 @@ def subtree(batch: Batch, tree: Tree, path: bytes) -> Tree:
 def now() -> int:
     """Return the time for a new version in ns: SOURCE_DATE_EPOCH if it is set, so that builds can be repeated."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(epoch) * 10**9 if epoch.isdigit() else time.time_ns()
+    if re.fullmatch("[0-9]{1,18}", epoch):
+        return min(int(epoch) * 10**9, _TIME_MAX)
+    return time.time_ns()
 
 
 def _linked(source: Nodes, tree: Tree, root: Entry, path: bytes) -> Entry:
