@@ -187,6 +187,8 @@ class _Import:
         content = files.EMPTY
         if stat.S_ISLNK(facts.st_mode):
             target = os.readlink(name, dir_fd=here)
+            if len(target) > limits.target_bytes_max:  # no Linux filesystem makes one, but others' can be mounted
+                raise TooLarge(f"its target is longer than {limits.target_bytes_max} bytes")
             content = File(len(target), 0, target)
         return self._entry(name, facts, disk.beside(here, name), content)
 

@@ -588,3 +588,12 @@ def test_kill_9_leaves_nothing(
         assert repository.store.usage().blocks > blocks  # some of it had been stored
     assert_clean(repository, names, blocks)
     repository.close()
+
+
+def test_a_target_that_no_tree_can_hold_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    monkeypatch.setattr(os, "readlink", lambda *_, **__: b"t" * (limits.target_bytes_max + 1))
+    imported = import_directory(new_batch(), tmp_path)
+    assert [skip.path for skip in imported.skipped] == [b"link"] and "4095" in imported.skipped[0].reason
+    assert imported.files == 1
