@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from store import file as files
 from store import limits
-from store.chunker import Chunker, Cutter, FastCdc, Fixed, Piece
+from store.chunker import Chunker, Cutter, FastCdc, Fixed, Piece, whole
 from tests.store.models import TinyCdc, examples, mixed, runs, tiny
 from tests.vectors.reference import fastcdc
 
@@ -136,7 +136,7 @@ def test_the_cutter_in_any_feeds(data: bytes, draw: st.DataObject) -> None:
                 found += cutter.feed(piece)
             at += size
         found += cutter.finish()
-        assert found == pieces_of(chunker, data, limits.hole_bytes_min)
+        assert found == pieces_of(chunker, data, limits.hole_bytes_min) == list(whole(chunker, data))
 
 
 @given(st.lists(runs(200_000, limits.hole_bytes_min), max_size=5).map(b"".join), st.integers(1, 400_000))
@@ -145,6 +145,7 @@ def test_the_cutter_in_the_real_format(data: bytes, feed: int) -> None:
     chunker = FastCdc()
     stream = ((len(part), part) for part in (data[at : at + feed] for at in range(0, len(data), feed)))
     assert list(files.cut(chunker, stream)) == pieces_of(chunker, data, limits.hole_bytes_min)
+    assert list(whole(chunker, data)) == pieces_of(chunker, data, limits.hole_bytes_min)
 
 
 @pytest.mark.parametrize("zeros", [limits.hole_bytes_min - 1, limits.hole_bytes_min, limits.hole_bytes_min + 1])
