@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -54,17 +56,38 @@ def test_fsx_on_a_mount(machine: Mount, rng: random.Random) -> None:
     """Some files are worked on at once; in the end the tree is what importing it afresh gives."""
     mnt = machine.start()
     every = [Fsx(mnt / f"file {number}", rng.randrange(1 << 32), direct=number == 1) for number in range(3)]
-    for _ in range(40):
-        for fsx in every:
-            for _ in range(rng.randint(1, 50)):
-                fsx.step()
+    for turn in range(40):
+        with saving(mnt / "ticker") if turn % 2 else nullcontext():
+            for fsx in every:
+                for _ in range(rng.randint(1, 50)):
+                    fsx.step()
         happen(machine, every, rng)
     for fsx in every:
         fsx.check()
     compare(machine, every)
-    print(sum(fsx.count for fsx in every), "operations")
+    assert sum(fsx.count for fsx in every) > 2000
     for fsx in every:
         fsx.close()
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Commit all the time, so that edits come while others are being written. A commit saves all files."""
+    done = threading.Event()
+
+    def work() -> None:
+        with path.open("wb", buffering=0) as file:
+            while not done.is_set():
+                file.write(b".")
+                os.fsync(file.fileno())
+
+    with ThreadPoolExecutor(1) as pool:
+        saved = pool.submit(work)
+        try:
+            yield
+        finally:
+            done.set()
+        saved.result()
 
 
 def happen(machine: Mount, every: list[Fsx], rng: random.Random) -> None:
