@@ -20,6 +20,12 @@ class Peer(NamedTuple):
     prepare: Callable[[Bench, Path], None]
     take: Callable[[Bench, Path, Path, str], float]  # store, tree, a label that is new each time
 
+    def block_bytes(self, bench: Bench, store: Path) -> int:
+        """Return what the store's blocks take, where that can be asked; 0 where only the disk can be."""
+        if self.name != "monofs":
+            return 0
+        return int(json.loads(bench.command("monofs", "--store", store, "store-info", "--json"))["stored_bytes"])
+
 
 def installed(bench: Bench) -> list[Peer]:
     return [peer for peer in ALL if bench.has(peer.program, peer.package)]
@@ -28,11 +34,6 @@ def installed(bench: Bench) -> list[Peer]:
 def disk_bytes(path: Path) -> int:
     """Return what the disk gives for all below `path`, as du does."""
     return sum(os.lstat(os.path.join(at, name)).st_blocks * 512 for at, _, names in os.walk(path) for name in names)
-
-
-def monofs_block_bytes(bench: Bench, store: Path) -> int:
-    """Return the compressed bytes of the blocks in a monofs store, without LMDB's pages around them."""
-    return int(json.loads(bench.command("monofs", "--store", store, "store-info", "--json"))["stored_bytes"])
 
 
 def _monofs(bench: Bench, store: Path, tree: Path, label: str) -> float:
