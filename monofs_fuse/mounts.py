@@ -118,7 +118,7 @@ def _socket(directory: str) -> str:
     if there is None or there.kind != "fuse.monofs":
         raise MountError(f"no monofs is mounted on {directory}; 'monofs status' shows what is")
     try:
-        return os.fsdecode(os.getxattr(real, "user.monofs.socket"))
+        return os.fsdecode(os.getxattr(real, "system.monofs.socket"))
     except PermissionError:
         raise MountError(f"the mount on {directory} belongs to another user") from None
 
@@ -151,6 +151,9 @@ def _daemon(wish: Any, writer: int) -> int:
     os.setsid()
     if os.fork():
         return 0
+    # What the caller has open must not stay open for as long as the mount lives: a lock, the other end of a pipe.
+    os.closerange(3, writer)
+    os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
     log = _redirect(wish.store)
 
     def say(word: str) -> None:
@@ -172,7 +175,7 @@ def _daemon(wish: Any, writer: int) -> int:
         traceback.print_exc()
         say(f"the mount failed: {error!r}; see {log}")
         return 1
-    if os.path.getsize(log) == 0:
+    if log != os.devnull and os.path.getsize(log) == 0:
         os.unlink(log)
     return 0
 

@@ -30,6 +30,9 @@ from store.errors import MonofsError
 log = logging.getLogger(__name__)
 _F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
 _VIRTUAL: Final = b"user.monofs."
+# The kernel asks for no permission to read those of system, so this one can be had from a root that its user may not
+# read, too.
+SOCKET: Final = b"system.monofs.socket"
 _NO_ATTRIBUTE: Final = errno.ENODATA
 _TRUSTED: Final = b"trusted."  # for root's eyes only
 _NAMESPACES: Final = (b"user.", b"security.", _TRUSTED)
@@ -240,7 +243,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         the queue before the release of the directory that the sync was done on also gets here before it.
         """
         released = trio.Event()
-        await trio.to_thread.run_sync(partial(self._sync, path, released))
+        try:
+            await trio.to_thread.run_sync(partial(self._sync, path, released))
+        except PermissionError:  # the tree's root is not ours to read: only what is written but not closed is missed
+            return
         await released.wait()
         for done in tuple(self._waiting):
             await done.wait()
@@ -299,10 +305,15 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @_answering
     async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
         inode = self.tree.inode(ino)
-        if inode.xattrs and (value := attributes.xattrs(self.tree, inode).get(name)) is not None:
-            return value
+        # Ours come first: a tree from somebody else must not tell `monofs umount` which socket to talk to.
         if name.startswith(_VIRTUAL) and (virtual := self._virtual(inode, name)) is not None:
             return virtual
+        if name == SOCKET and inode is self.tree.root:
+            if ctx.uid not in (0, os.geteuid()):
+                raise Errno(errno.EACCES)
+            return self._about[SOCKET]
+        if inode.xattrs and (value := attributes.xattrs(self.tree, inode).get(name)) is not None:
+            return value
         raise FUSEError(_NO_ATTRIBUTE)
 
     def _virtual(self, inode: Inode, name: bytes) -> bytes | None:

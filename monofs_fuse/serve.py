@@ -17,7 +17,7 @@ import trio
 from monofs_fuse import control, limits, mountpoint
 from monofs_fuse.errors import MountError
 from monofs_fuse.head import Head
-from monofs_fuse.ops import Operations
+from monofs_fuse.ops import SOCKET, Operations
 from monofs_fuse.saver import Saver
 from monofs_fuse.session import Session
 from monofs_fuse.turns import Turns
@@ -63,7 +63,7 @@ class _Server:
         self._saver = Saver(self._tree, self._head)
         self._saver.on_commit = self._trim
         about = {
-            b"user.monofs.socket": os.fsencode(session.socket),
+            SOCKET: os.fsencode(session.socket),
             b"user.monofs.name": (session.name or "").encode(),
             b"user.monofs.store": os.fsencode(repository.path),
         }

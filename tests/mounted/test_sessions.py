@@ -145,7 +145,7 @@ def test_inode_numbers_are_the_same_after_a_remount(machine: Machine, cid: str) 
 
 def test_the_socket_and_the_store_are_private(machine: Machine, cid: str) -> None:
     mnt = machine.start("t")
-    socket = os.getxattr(mnt, "user.monofs.socket")
+    socket = os.getxattr(mnt, "system.monofs.socket")
     assert stat.S_IMODE(os.stat(socket).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(machine.store).st_mode) == 0o700
     assert os.listxattr(mnt) == [], "virtual attributes are never listed"
