@@ -145,6 +145,8 @@ class Saver:
             await self._on_writer(self._head.collect)
         except MonofsError as error:
             log.warning("gc: %s", error)
+        except Exception:  # nobody thought of it: garbage can wait, the mount goes on
+            log.exception("gc")
 
     async def _next_commit(self) -> None:
         waiter = _Waiter()
