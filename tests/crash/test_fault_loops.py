@@ -321,6 +321,25 @@ async def outcome(work: Callable[[], Awaitable[object]]) -> StoreError | None:
     return None
 
 
+@pytest.mark.parametrize("error", [StoreError("the disk is broken"), RuntimeError("nobody thought of it")])
+async def test_collecting_garbage_fails(template: Path, chunker: Chunker, error: Exception) -> None:
+    """Nobody who saves hears of it, and it does not end the mount."""
+    desk = desk_on(template, 1, chunker)
+    desk.drop_flight()
+    saver = Saver(desk.tree, desk.head)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(saver.run)
+        desk.store.calls = ("gc",)
+        desk.store.before = steps = Steps(failing(lambda: error), 1)
+        await saver.save()
+        do(desk, ("create", b"after it", FILE))
+        await saver.save()
+        assert saver.error is None
+        assert steps.reached
+        nursery.cancel_scope.cancel()
+    finish(desk)
+
+
 # Import and export
 
 

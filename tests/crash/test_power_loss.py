@@ -316,7 +316,7 @@ def cut_everywhere(happened: list[Event], quick: Path, chunker: Chunker, rng: ra
         if isinstance(event, Said):
             said.append(event.line)
             continue
-        for _ in range(3 if said else 25):  # while the store is being made there is much that can be half done
+        for _ in range(2 if said else 25):  # while the store is being made there is much that can be half done
             share = rng.choice((0.0, 1.0, 0.5, rng.random()))
             disk.before(event).outcome(rng, share, quick / "cut")
             try:
