@@ -156,6 +156,32 @@ def test_drafts_over_drafts(data: st.DataObject) -> None:
         model.seal()
 
 
+steps = st.lists(st.one_of(st.integers(0, 200), st.tuples(st.integers(0, 200), runs(60, 16))), max_size=6)
+
+
+@given(st.lists(runs(60, 16), max_size=4).map(b"".join), steps, steps, st.booleans())
+@examples(500)
+def test_drafts_over_drafts_in_small_files(
+    start: bytes, first: list[int | tuple[int, bytes]], then: list[int | tuple[int, bytes]], fails: bool
+) -> None:
+    """Three of them, with many truncations: what one draft cut off must not come back through another."""
+    with tiny() as chunker:
+        model = Model(chunker, start)
+        for steps in (first, then):
+            upper = model.draft = Draft(model.draft)
+            for step in steps:
+                model.truncate(step) if isinstance(step, int) else model.write(*step)
+        middle = upper.base
+        assert isinstance(middle, Draft) and isinstance(middle.base, Draft)
+        if fails:
+            model.draft = upper.folded().folded()
+        else:
+            middle.rebased(drafts.seal(middle.base, model.batch, chunker))
+            upper.rebased(drafts.seal(middle, model.batch, chunker))
+        model.check_read(0, 1000)
+        model.seal()
+
+
 # Sparse files
 
 
