@@ -87,6 +87,7 @@ def test_posix(case: posix.Case, at: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", ["ext4", "tmpfs", "mount"], indirect=True, scope="module")
 @pytest.mark.parametrize("case", posix.SLOW_CASES, ids=lambda case: case.__name__)
 def test_posix_slow(case: posix.Case, at: Path) -> None:
     case(at)

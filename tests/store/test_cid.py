@@ -91,7 +91,7 @@ def test_any_text_is_a_cid_or_bad(text: str) -> None:
             assert cids.checked(cids.parse(candidate))
 
 
-@given(made, st.integers(0, 58), st.sampled_from("abcdefghijklmnopqrstuvwxyz234567=A1"))
+@given(made, st.integers(1, 58), st.sampled_from("abcdefghijklmnopqrstuvwxyz234567=A1"))  # [0] names the alphabet
 @examples(300)
 def test_one_character_off_is_never_the_same_cid(cid: Cid, at: int, character: str) -> None:
     text = str(cid)
