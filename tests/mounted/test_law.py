@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from store import importer
+from store import check, importer
 from store.batch import Batch
 from store.cache import Cache
 from store.memory_store import MemoryStore
+from store.repository import Repository
 from tests.mounted.conftest import Mount
 from tests.mounted.twins import Twins
+from tests.suites.machine import until
+from tests.suites.posix.content import drop_caches
+from tests.suites.posix.tools import child
 
 pytestmark = pytest.mark.mounted
 
@@ -76,6 +81,55 @@ def test_a_checkpoint_has_what_was_written_to_files_that_are_still_open(
             cid = machine.checkpoint()
             assert machine.checkpoint() == cid
             assert imported(mount) == cid
+
+
+def work_alone(path: Path, seed: int, steps: int) -> None:
+    """Random system calls in a directory where others work, too: whatever fails, fails."""
+    twins = Twins(random.Random(seed), path)
+    for _ in range(steps):
+        with suppress(OSError):
+            twins.step()
+    twins.release()
+
+
+def test_processes_that_work_at_once(machine: Mount, mount: Path, rng: random.Random) -> None:
+    """Names that move under one another, while commit follows commit."""
+    for _ in range(3):
+        seeds = [rng.randrange(1 << 32) for _ in range(4)]
+        workers = [child(lambda seed=seed: work_alone(mount, seed, 150)) for seed in seeds]
+        while workers:
+            machine.checkpoint()
+            workers = [pid for pid in workers if not is_over(pid)]
+        cid = imported(mount)
+        assert machine.checkpoint() == cid
+        assert machine.remount() == cid
+        assert imported(mount) == cid
+    machine.umount()
+    repository = Repository.open(machine.store)
+    try:
+        assert check.examine(repository.store).problems == ()
+    finally:
+        repository.close()
+
+
+def is_over(pid: int) -> bool:
+    """True if the child has ended, well."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    assert status == 0
+    return found != 0
+
+
+def test_inodes_are_forgotten_when_nobody_needs_them(machine: Mount, mount: Path, rng: random.Random) -> None:
+    """Every answer that makes the kernel know an inode is counted once, or memory would fill up."""
+    work_alone(mount, rng.randrange(1 << 32), 400)
+    for _ in range(2):
+        for at, _, names in os.walk(mount):
+            for name in names:
+                os.lstat(os.path.join(at, name))
+    machine.checkpoint()
+    drop_caches()
+    machine.checkpoint()
+    until(lambda: machine.status()["inodes"] == 1)
 
 
 def test_an_untouched_mount_keeps_its_cid(machine: Mount, mount: Path) -> None:
