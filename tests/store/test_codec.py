@@ -54,7 +54,7 @@ def found_links(doc: Any) -> set[Cid]:
 
 
 @given(documents)
-@examples(400)
+@examples(250)
 def test_same_bytes_as_dag_cbor_both_ways(doc: Any) -> None:
     data = codec.encode(doc)
     assert data == dag_cbor.encode(theirs(doc))
@@ -66,7 +66,7 @@ def test_same_bytes_as_dag_cbor_both_ways(doc: Any) -> None:
 
 
 @given(documents, st.data())
-@examples(600)
+@examples(400)
 def test_damaged_bytes_are_refused_or_canonical(doc: Any, draw: st.DataObject) -> None:
     """What is read at all is the one form of what it says: it is written again byte for byte."""
     data = bytearray(codec.encode(doc))

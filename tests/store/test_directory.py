@@ -21,9 +21,9 @@ names = st.one_of(odd_names, st.integers(0, 99).map(b"%d".__mod__))
 files = st.builds(lambda n: Entry("file", 0o644, size=n, data=b"x" * n or None), st.integers(0, 4))
 Tree = dict[bytes, "Entry | Tree"]
 trees = st.recursive(
-    st.dictionaries(names, files, max_size=12),
-    lambda inner: st.dictionaries(names, st.one_of(files, inner), max_size=12),
-    max_leaves=20,
+    st.dictionaries(names, files, max_size=9),
+    lambda inner: st.dictionaries(names, st.one_of(files, inner), max_size=7),
+    max_leaves=12,
 )
 
 
@@ -48,7 +48,7 @@ def order(path: bytes) -> list[bytes]:
 
 
 @given(trees)
-@examples(200)
+@examples(120)
 def test_walk_and_totals(tree: Tree) -> None:
     with tiny():
         batch = new_batch()
@@ -65,7 +65,7 @@ def test_walk_and_totals(tree: Tree) -> None:
 
 
 @given(trees, st.data())
-@examples(200)
+@examples(120)
 def test_edits_equal_a_fresh_directory(tree: Tree, data: st.DataObject) -> None:
     with tiny():
         batch = new_batch()
@@ -84,7 +84,7 @@ def test_edits_equal_a_fresh_directory(tree: Tree, data: st.DataObject) -> None:
 
 
 @given(trees)
-@examples(100)
+@examples(60)
 def test_builder_equals_with_entries(tree: Tree) -> None:
     with tiny():
         batch = new_batch()
@@ -97,7 +97,7 @@ def test_builder_equals_with_entries(tree: Tree) -> None:
 
 
 @given(trees, st.data())
-@examples(150)
+@examples(80)
 def test_with_paths(tree: Tree, data: st.DataObject) -> None:
     with tiny():
         batch = new_batch()

@@ -232,7 +232,7 @@ def use_file(batch: Batch, chunker: Chunker, file: File) -> None:
 
 
 @given(st.data())
-@examples(400)
+@examples(250)
 def test_forged_trees(data: st.DataObject) -> None:
     with tiny() as chunker:
         batch = new_batch()
