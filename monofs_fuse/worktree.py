@@ -157,6 +157,8 @@ class Worktree:
             self.table.drop(inode)
 
     def opened(self, inode: Inode) -> None:
+        """Raises ESTALE for a file whose content went with its last name, as nobody had it open."""
+        _check_kept(inode)
         inode.opens += 1
 
     def closed(self, inode: Inode) -> None:
@@ -375,11 +377,17 @@ class Worktree:
         self.mark(inode)
 
     def _draft(self, inode: Inode) -> Draft:
+        _check_kept(inode)
         if inode.draft is None:
             if inode.file is None:
                 raise Errno(errno.EISDIR if inode.is_dir else errno.EINVAL)
             inode.draft = Draft(inode.file)
         return inode.draft
+
+
+def _check_kept(inode: Inode) -> None:
+    if inode.file is not None and not inode.names and not inode.opens:
+        raise Errno(errno.ESTALE)
 
 
 def check_name(name: bytes) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from monofs_fuse.errors import Errno
 from store.entry import Entry
 from tests.fuse.model import CAPABILITY, FLAGS, Pair
 from tests.store.models import examples, runs, tiny
@@ -179,3 +182,24 @@ def test_worktree_is_the_model() -> None:
 @pytest.mark.slow
 def test_worktree_is_the_model_at_length() -> None:
     run_state_machine_as_test(Machine, settings=settings(examples(300), stateful_step_count=80))
+
+
+def test_a_file_that_nobody_had_open_is_gone_with_its_last_name() -> None:
+    """Only a descriptor made with O_PATH still leads to it; nothing may come back to life, or stay in memory."""
+    with tiny() as chunker:
+        pair = Pair(chunker)
+        pair.create(b"a", Entry("file", 0o644))
+        pair.write_at(b"a", 0, b"saved")
+        pair.commit()
+        inode = pair.walk_to(b"a")
+        pair.write_at(b"a", 0, b"later")
+        pair.unlink(b"a")
+        for use in (
+            lambda: pair.tree.opened(inode),
+            lambda: pair.tree.truncate(inode, 100),
+            lambda: pair.tree.write(inode, 0, b"x"),
+        ):
+            with pytest.raises(Errno) as caught:
+                use()
+            assert caught.value.number == errno.ESTALE
+        pair.check_forgotten()

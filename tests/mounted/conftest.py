@@ -42,7 +42,8 @@ class Mount(Machine):
         """Unmount, give the daemons time to go, and kill those that do not."""
         if mountpoint.mounted(os.fspath(self.dir)) is not None:
             subprocess.run(["umount", "-l", os.fspath(self.dir)], check=False)
-        for daemon in self._daemons:
+        daemons, self._daemons = self._daemons, []
+        for daemon in daemons:
             if not _ended(daemon, 20):
                 print("a daemon did not end by itself")
                 with suppress(ProcessLookupError):
