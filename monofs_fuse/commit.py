@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from monofs_fuse.inodes import Directory, Inode, paths_of
+from monofs_fuse.inodes import Directory, Inode, depth_of, paths_of
 from monofs_fuse.worktree import Worktree
 from store import directory as directories
 from store import draft as drafts
@@ -66,7 +66,7 @@ def freeze(tree: Worktree) -> Frozen:
     """Take every edit out of the worktree; until `settle` or `undo` no other freeze may follow."""
     files: dict[Inode, FrozenFile] = {}
     frozen: dict[Directory, FrozenDirectory] = {}
-    for directory in sorted(tree.dirty_directories, key=_depth, reverse=True):
+    for directory in sorted(tree.dirty_directories, key=depth_of, reverse=True):
         names = {name: _frozen(directory.children.get(name), tree, files) for name in directory.dirty}
         frozen[directory] = FrozenDirectory(directory.entry(), names)
     for directory in frozen:
@@ -178,10 +178,3 @@ def _fold(tree: Worktree, inode: Inode) -> None:
     inode.draft = inode.draft.folded()
     tree.unsaved_bytes += inode.draft.bytes
     tree.mark(inode)
-
-
-def _depth(directory: Directory) -> int:
-    depth, at = 0, directory.parent
-    while at is not None:
-        depth, at = depth + 1, at.parent
-    return depth

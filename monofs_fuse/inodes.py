@@ -234,6 +234,14 @@ def path_of(inode: Inode) -> bytes:
     return b"/".join(reversed(parts))
 
 
+def depth_of(directory: Directory) -> int:
+    """Return the number of directories above."""
+    depth, at = 0, directory.parent
+    while at is not None:
+        depth, at = depth + 1, at.parent
+    return depth
+
+
 def paths_of(inode: Inode) -> Group:
     """Return all paths of a file, in the order of their bytes."""
     return tuple(sorted(_below(parent, name) for parent, name in inode.names))

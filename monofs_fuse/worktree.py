@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from monofs_fuse import attributes, limits
 from monofs_fuse.errors import Errno
-from monofs_fuse.inodes import Directory, Inode, Table, path_of
+from monofs_fuse.inodes import Directory, Inode, Table, depth_of, path_of
 from store import directory as directories
 from store import entry as entries
 from store import links, tree
@@ -19,6 +19,7 @@ from store.cid import Cid
 from store.draft import Draft
 from store.entry import Entry
 from store.file import EMPTY
+from store.limits import depth_max
 from store.nodes import DIRECTORY, Item
 from store.version import Tree
 
@@ -203,6 +204,8 @@ class Worktree:
             raise Errno(errno.EEXIST)
         if not parent.nlink:
             raise Errno(errno.ENOENT)  # the directory was removed
+        if entry.is_dir and depth_of(parent) + 2 > depth_max:
+            raise Errno(errno.ENAMETOOLONG)  # nobody could walk it
         inode = self.table.add(parent, name, attributes.inherited(self, parent, entry))
         inode.atime = inode.mtime = inode.ctime = attributes.now()
         if inode.is_dir:

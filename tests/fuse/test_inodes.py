@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+from unittest import mock
+
 import pytest
 
 from monofs_fuse import inodes
+from monofs_fuse.errors import Errno
 from monofs_fuse.inodes import Directory, Inode, Table, path_of, paths_of
+from monofs_fuse.worktree import Worktree
+from store.cache import Cache
 from store.entry import Entry
+from store.memory_store import MemoryStore
+from store.version import Tree
 
 FILE, DIRECTORY = Entry("file", 0o644), Entry("dir", 0o755)
 
@@ -142,3 +150,18 @@ def test_a_file_that_was_dropped_already_does_not_take_its_successor_along(table
     assert successor.ino == gone.ino
     table.drop(gone)  # a commit under way still knew it
     assert table.get(successor.ino) is successor
+
+
+def test_directories_end_where_nobody_could_walk_them() -> None:
+    """As deep as an import takes them, and no deeper."""
+    tree = Worktree(Cache(MemoryStore()), Tree(Entry("dir", 0o755)))
+    at: Inode = tree.root
+    with mock.patch("monofs_fuse.worktree.depth_max", 40):
+        for _ in range(39):
+            assert isinstance(at, Directory)
+            at = tree.create(at, b"d", DIRECTORY)
+        assert isinstance(at, Directory)
+        with pytest.raises(Errno) as raised:
+            tree.create(at, b"d", DIRECTORY)
+        assert raised.value.number == errno.ENAMETOOLONG
+        tree.create(at, b"file", FILE)
