@@ -90,7 +90,7 @@ def hammer(seed: int, count: int) -> None:
 
 
 def test_links_and_renames_during_commits(rng: random.Random) -> None:
-    for _ in range(120):
+    for _ in range(60):
         hammer(rng.randrange(1 << 32), 60)
 
 

@@ -175,8 +175,8 @@ class Machine(RuleBasedStateMachine):
         self.pair.remount()
 
 
-def test_worktree_is_the_model() -> None:
-    run_state_machine_as_test(Machine, settings=settings(examples(150), stateful_step_count=40))
+TestWorktree = Machine.TestCase
+TestWorktree.settings = settings(examples(150), stateful_step_count=40)
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def work_alone(path: Path, seed: int, steps: int) -> None:
     twins.release()
 
 
+@pytest.mark.slow
 def test_processes_that_work_at_once(machine: Mount, mount: Path, rng: random.Random) -> None:
     """Names that move under one another, while commit follows commit."""
     for _ in range(3):

@@ -17,7 +17,7 @@ from tests.mounted.test_law import imported
 from tests.suites import posix
 
 pytestmark = [pytest.mark.mounted, needs_root]
-PLACES = ["ext4", "tmpfs", "mount", "busy mount"]
+PLACES = ["ext4", "tmpfs", "mount", pytest.param("busy mount", marks=pytest.mark.slow)]
 
 
 @contextmanager

@@ -140,6 +140,7 @@ def test_ls_find_grep_du_stat(work: Path, source: Path) -> None:
 # Copying whole trees
 
 
+@pytest.mark.slow
 def test_cp_there_and_back(work: Path, source: Path, home: Path) -> None:
     run("cp", "-a", source, work / "copy")
     assert imported(work / "copy") == imported(source)
@@ -150,6 +151,7 @@ def test_cp_there_and_back(work: Path, source: Path, home: Path) -> None:
     assert (work / "again/empty/large").read_bytes() == (source / "large").read_bytes()
 
 
+@pytest.mark.slow
 def test_rsync_twice(work: Path, source: Path, home: Path) -> None:
     run("rsync", "-aHAX", f"{source}/", work / "copy")
     assert imported(work / "copy") == imported(source)
@@ -165,6 +167,7 @@ def test_rsync_twice(work: Path, source: Path, home: Path) -> None:
     assert imported(work / "copy") == imported(source)
 
 
+@pytest.mark.slow
 def test_tar_there_and_back(work: Path, source: Path, home: Path) -> None:
     whole = ("--xattrs", "--xattrs-include=*", "--acls", "--format=posix", "--sparse")
     run("tar", *whole, "-cf", home / "one.tar", "-C", source, ".")
@@ -195,6 +198,7 @@ def test_dpkg_deb_packs_and_unpacks(work: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_mv_within_and_across_filesystems(work: Path, source: Path, home: Path) -> None:
     expected = imported(source)
     run("mv", source, work / "moved")
@@ -361,6 +365,7 @@ def git(at: Path, *argv: str | Path) -> str:
     return run("git", "-C", at, *argv, **GIT)
 
 
+@pytest.mark.slow
 def test_git(work: Path, source: Path, home: Path) -> None:
     repository = work / "repository"
     git(work, "init", "-q", repository)
@@ -398,6 +403,7 @@ def test_git(work: Path, source: Path, home: Path) -> None:
     assert git(repository, "status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 def test_git_needs_no_new_look_after_a_remount(machine: Mount, work: Path, source: Path) -> None:
     """Size, mtime and mode are all that git can compare then; it must not have to read the files again."""
     repository = work / "r"
@@ -445,6 +451,7 @@ for n in range(int(sys.argv[3])):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_sqlite_writers_that_compete_and_die(work: Path, journal: str) -> None:
     """Locks between processes, shared memory (WAL), and the recovery from a journal that a dead writer left."""
@@ -473,6 +480,7 @@ def test_sqlite_writers_that_compete_and_die(work: Path, journal: str) -> None:
 # As a lower layer
 
 
+@pytest.mark.slow
 def test_overlayfs_over_a_mount(work: Path, source: Path, home: Path) -> None:
     run("cp", "-a", f"{source}/.", work)
     for name in ("upper", "scratch", "both"):
