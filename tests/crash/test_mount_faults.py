@@ -15,7 +15,7 @@ import pytest
 
 from monofs_fuse import mountpoint
 from monofs_fuse.errors import MountError
-
+from store import check
 from store.cid import parse
 from store.repository import Repository
 from tests.suites.machine import Machine, until, wait_gone
@@ -36,8 +36,7 @@ def small(tmp_path: Path) -> Iterator[Machine]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def report(machine: Machine):
-    from store import check
+def report(machine: Machine) -> check.Report:
     repository = Repository.open(machine.store, create=False)
     try:
         return check.examine(repository.store)
