@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Nothing is skipped unseen
 
@@ -26,10 +26,21 @@ def _in_ci() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        for item in items:
-            if item.get_closest_marker("mounted"):
-                item.add_marker(pytest.mark.skip(reason="needs /dev/fuse"))
+    examples_max = os.environ.get("MONOFS_TEST_EXAMPLES")
+    for item in items:
+        if item.get_closest_marker("mounted") and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            item.add_marker(pytest.mark.skip(reason="needs /dev/fuse"))
+        if examples_max is not None:
+            _draw_fewer(item, int(examples_max))
+
+
+def _draw_fewer(item: pytest.Item, examples_max: int) -> None:
+    """Let a property be tried on fewer examples than it asks for: `tools/check` is for a quick answer."""
+    machine = getattr(item, "cls", None)
+    for holder, attribute in ((getattr(item, "obj", None), "_hypothesis_internal_use_settings"), (machine, "settings")):
+        asked = getattr(holder, attribute, None)
+        if isinstance(asked, settings) and asked.max_examples > examples_max:
+            setattr(getattr(holder, "__func__", holder), attribute, settings(asked, max_examples=examples_max))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -56,7 +67,8 @@ def _fail(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     run = os.environ.get("MONOFS_TEST_RUN")
-    left = [] if run is None else sweep(run)
+    shared = terminalreporter.config.pluginmanager.hasplugin("dsession")  # xdist's workers may be at it still
+    left = [] if run is None or shared else sweep(run)
     if left:
         terminalreporter.section("left over by the tests, now cleaned up", yellow=True)
         for what in left:
@@ -64,6 +76,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
         terminalreporter.section(f"{len(skipped)} TESTS DID NOT RUN: 'tools/test -rs' says why", red=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _other_users_get_in(tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = tmp_path_factory.getbasetemp()
+    for directory in (base, *base.parents):
+        if os.fspath(directory) == os.environ.get("MONOFS_TEST_RUN", "/"):
+            return
+        if "pytest-of-" in os.fspath(directory):
+            directory.chmod(0o755)
 
 
 # No mount outlives the run
@@ -98,21 +120,20 @@ def _signal(run: str, number: signal.Signals) -> None:
 
 
 def _processes(run: str) -> Iterator[int]:
+    """Yield what the tests started; not pytest, nor what it started for itself: xdist's workers and their like."""
     mark = b"MONOFS_TEST_RUN=" + os.fsencode(run)
     for entry in os.scandir("/proc"):
         with suppress(OSError):
             if (
                 entry.name.isdigit()
-                and int(entry.name) not in (os.getpid(), _tracker())
+                and int(entry.name) != os.getpid()
                 and mark in Path(entry.path, "environ").read_bytes().split(b"\0")
+                and not any(own in Path(entry.path, "cmdline").read_bytes() for own in _PYTESTS_OWN)
             ):
                 yield int(entry.name)
 
 
-def _tracker() -> int | None:
-    """Return the process that multiprocessing gives pytest itself; it ends with pytest."""
-    pid: int | None = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
-    return pid
+_PYTESTS_OWN = (b"multiprocessing.resource_tracker", b"exec(eval(sys.stdin.readline()))", b"-m\0pytest")
 
 
 def _command(pid: int) -> str:
