@@ -67,7 +67,8 @@ def _fail(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     run = os.environ.get("MONOFS_TEST_RUN")
-    shared = terminalreporter.config.pluginmanager.hasplugin("dsession")  # xdist's workers may be at it still
+    config = terminalreporter.config
+    shared = hasattr(config, "workerinput") or config.pluginmanager.hasplugin("dsession")  # others may be at it still
     left = [] if run is None or shared else sweep(run)
     if left:
         terminalreporter.section("left over by the tests, now cleaned up", yellow=True)
