@@ -96,6 +96,7 @@ class _Server:
             await self._turns.serve()
         except Exception:
             log.exception("the FUSE session broke; saving what there is")
+        self._saver.on_commit = lambda: None  # no kernel is left that could forget anything
 
     async def _announce(self) -> None:
         await trio.to_thread.run_sync(os.stat, self._session.mountpoint)

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,11 +32,27 @@ class Mount(Machine):
         self._daemons.append(os.pidfd_open(self.pid))
         return path
 
-    def remount(self) -> str:
+    def start_tight(self) -> Path:
+        """Mount with limits so low that it commits, waits for room and asks the kernel to forget all the time."""
+        code = (
+            "import sys; from pathlib import Path; from monofs_fuse import limits, mounts\n"
+            "limits.inodes_max, limits.trim_seconds, limits.commit_seconds = 15, 0.0, 0.02\n"
+            "limits.dirty_names_soft, limits.dirty_names_hard = 7, 30\n"
+            "limits.unsaved_bytes_soft, limits.unsaved_bytes_hard = 100_000, 1_000_000\n"
+            f"mounts.start(Path({os.fspath(self.store)!r}), 't', {os.fspath(self.dir)!r})"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+        self._daemons.append(os.pidfd_open(self.pid))
+        return self.dir
+
+    def remount(self, tight: bool = False) -> str:
         """Unmount and mount again. Returns the tree's CID in between."""
         cid = self.umount()
         assert cid is not None
-        self.start()
+        if tight:
+            self.start_tight()
+        else:
+            self.start()
         return cid
 
     def end(self) -> None:

@@ -30,7 +30,7 @@ def imported(path: Path) -> str:
     return str(found.cid)
 
 
-def live(machine: Mount, shadow: Path, rng: random.Random, rounds: int, steps: int) -> None:
+def live(machine: Mount, shadow: Path, rng: random.Random, rounds: int, steps: int, tight: bool = False) -> None:
     """Random system calls on the mount and on a plain directory, with checkpoints and remounts."""
     twins = Twins(rng, machine.dir, shadow)
     try:
@@ -44,7 +44,7 @@ def live(machine: Mount, shadow: Path, rng: random.Random, rounds: int, steps: i
             assert cid == imported(machine.dir), "the mount is not what was saved"
             assert cid == imported(shadow), "the mount is not what the plain directory is"
             if rng.random() < 0.5:
-                assert machine.remount() == cid
+                assert machine.remount(tight) == cid
                 assert imported(machine.dir) == cid
     except BaseException:
         print(*twins.done[-60:], sep="\n")
@@ -59,6 +59,14 @@ def test_random_work_gives_the_cid_of_an_import(
     shadow = tmp_path / "shadow"
     shadow.mkdir()
     live(machine, shadow, rng, rounds=6, steps=120)
+
+
+def test_random_work_within_tight_limits(machine: Mount, tmp_path: Path, rng: random.Random) -> None:
+    """Commits and forgets after every few calls, and writers that must wait for room."""
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    machine.start_tight()
+    live(machine, shadow, rng, rounds=4, steps=120, tight=True)
 
 
 @pytest.mark.slow
