@@ -475,6 +475,10 @@ class Pair:
             del node.data[size:]
             node.data.extend(bytes(size - len(node.data)))
 
+    def change_mode(self, path: bytes, mode: int) -> None:
+        if node := self.find(path):
+            self.chmod(node, self.walk_to(path), mode)
+
     def chmod(self, node: Node, inode: Inode, mode: int) -> None:
         self.expect(None, lambda: attributes.set_mode(self.tree, inode, mode))
         node.mode = mode
@@ -513,8 +517,12 @@ class Pair:
     # Commits
 
     def freeze(self) -> None:
-        if self.flight is None:
+        if self.flight is not None:
+            return
+        if self.tree.is_dirty:
             self.flight = InFlight(commit.freeze(self.tree), snapshot(self.root))
+        else:
+            assert snapshot(self.root) == self.saved, "there is something to save"
 
     def save(self) -> None:
         """The writer's part; what has been edited since the freeze must not matter."""
@@ -552,7 +560,8 @@ class Pair:
         self.settle()
         assert not self.tree.is_dirty
         assert not self.tree.regrouped and not self.tree.regrouping
-        assert all(inode.draft is None for inode in self.tree.table) and self.tree.unsaved_bytes == 0
+        assert all(inode.draft is None or not inode.names for inode in self.tree.table)
+        assert self.tree.unsaved_bytes == 0
 
     def check_saved(self) -> None:
         """The committed tree is what the model was at the freeze, to the CID."""

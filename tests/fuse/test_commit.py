@@ -89,6 +89,49 @@ def hammer(seed: int, count: int) -> None:
             raise
 
 
+def play(*steps: Step) -> None:
+    with tiny() as chunker:
+        pair = Pair(chunker)
+        for step in (*steps, *END):
+            pair.do(step)
+
+
+def test_a_name_that_goes_while_its_link_is_being_committed() -> None:
+    play(
+        ("create", b"a", FILE), ("link", b"a", b"b"), ("freeze",), ("unlink", b"a"), ("commit",), ("link", b"b", b"c"),
+        ("commit",),
+    )  # fmt: skip
+
+
+def test_a_directory_that_moves_twice_while_links_below_it_are_being_committed() -> None:
+    play(
+        ("create", b"a", DIRECTORY), ("create", b"a/x", FILE), ("link", b"a/x", b"y"), ("commit",), ("forget_all",),
+        ("rename", b"a", b"b", 0), ("freeze",), ("rename", b"b", b"c", 0), ("save",), ("create", b"b", DIRECTORY),
+        ("rename", b"b", b"c/b", 0), ("settle",), ("rename", b"c", b"a", 0), ("forget_all",), ("commit",),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", [
+    ("change_mode", b"", 0o700), ("change_mode", b"d", 0o700), ("write_at", b"d/f", 3, b"new"), ("unlink", b"d/f"),
+    ("link", b"d/f", b"g"), ("rename", b"d", b"e", 0), ("create", b"d/g", FILE),
+])  # fmt: skip
+def test_what_a_failed_commit_had_is_saved_by_the_next(edit: Step) -> None:
+    play(
+        ("create", b"d", DIRECTORY), ("create", b"d/f", FILE), ("write_at", b"d/f", 0, b"some content"), ("commit",),
+        edit, ("freeze",), ("undo", 1), ("commit",),
+    )  # fmt: skip
+
+
+def test_an_open_file_without_a_name_is_read_as_it_was(rng: random.Random) -> None:
+    """Its content is in no tree, and garbage is collected after every commit."""
+    play(
+        ("create", b"f", FILE), ("write_at", b"f", 0, rng.randbytes(300)), ("commit",), ("open", b"f"),
+        ("unlink", b"f"), ("commit",), ("check_open",), ("write_open", 0, 100, rng.randbytes(200)), ("commit",),
+        ("check_open",), ("freeze",), ("write_open", 0, 0, b"x"), ("undo", 1), ("check_open",), ("commit",),
+        ("check_open",), ("close", 0), ("commit",),
+    )  # fmt: skip
+
+
 def test_links_and_renames_during_commits(rng: random.Random) -> None:
     for _ in range(60):
         hammer(rng.randrange(1 << 32), 60)
