@@ -522,6 +522,7 @@ class Pair:
         if self.tree.is_dirty:
             self.flight = InFlight(commit.freeze(self.tree), snapshot(self.root))
         else:
+            self.saved = committed(self.repository.cache, self.head.load())
             assert snapshot(self.root) == self.saved, "there is something to save"
 
     def save(self) -> None:
