@@ -7,19 +7,19 @@ import functools
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import lmdb
-import zstandard
 
 from store import cid as cids
 from store import ledger, limits
 from store.blocks import Change, Freed, Usage
 from store.cid import Algorithm, Cid
-from store.errors import Corrupt, NoSpace, NotFound, StoreError
+from store.errors import NoSpace, NotFound, StoreError
+from store.packing import Compressors, packed, plain_bytes, unpacked
 from store.tables import Tables
 
 _T = TypeVar("_T")
@@ -27,9 +27,6 @@ Transaction = Any  # lmdb.Transaction; its types know nothing of buffers=False
 Database = Any  # an LMDB named database; `lmdb` gives its class no public name
 _COUNT: Final = struct.Struct("<Q")
 _SUMS: Final = struct.Struct("<QQ")
-_PLAIN, _ZSTD = b"\0", b"\1"
-_LEVEL: Final = 1
-_WORTH_IT: Final = 0.95  # a block that zstd leaves larger than this stays plain
 _READER_BYTES: Final = 64  # of the lock file, for each reader
 _NOTHING: Final[Mapping[int, bytes]] = {}
 _TABLES: Final = (b"blocks", b"counts", b"queue", b"roots", b"sums")
@@ -53,7 +50,7 @@ class LmdbStore:
         self._map_step = map_bytes
         self._lock = threading.Lock()  # held while reading, so that the map never moves under a reader
         self._writer = threading.Lock()  # held while writing: nor under a writer. Taken before `_lock`
-        self._pool = _Compressors()
+        self._pool = Compressors()
         self._dbs: dict[bytes, Database] = {}
         self._is_broken = False  # LMDB does nothing any more until it is opened anew
         with self._writer, _translated(directory):
@@ -70,7 +67,7 @@ class LmdbStore:
         value = self._read(lambda txn: txn.get(cid, db=self._dbs[b"blocks"]))
         if value is None:
             raise NotFound(f"no block {cid} in this store")
-        return _unpacked(cid, value)
+        return unpacked(cid, value)
 
     def has(self, cid: Cid) -> bool:
         return self._read(lambda txn: _has(txn, self._dbs[b"blocks"], cid))
@@ -263,7 +260,7 @@ class _Tables:
         self._blocks, self._counts, self._queue, self._roots, self._sums = (dbs[name] for name in _TABLES)
 
     def put(self, cid: Cid, data: bytes) -> None:
-        value = self._packed.get(id(data)) or _packed(data)
+        value = self._packed.get(id(data)) or packed(data)
         self._txn.put(cid, value, db=self._blocks)
         self._add(len(data), len(value))
 
@@ -274,13 +271,13 @@ class _Tables:
         value = self._txn.get(cid, db=self._blocks)
         if value is None:
             raise NotFound(f"no block {cid} in this store")
-        return functools.partial(_unpacked, cid, value)
+        return functools.partial(unpacked, cid, value)
 
     def lose(self, cid: Cid) -> int:
         value = self._txn.pop(cid, db=self._blocks)
         if value is None:
             return 0
-        self._add(-_plain_bytes(value), -len(value))
+        self._add(-plain_bytes(value), -len(value))
         return len(value)
 
     def count(self, cid: Cid) -> int | None:
@@ -339,86 +336,6 @@ class _Tables:
     def _add(self, plain: int, stored: int) -> None:
         self._plain_more += plain
         self._stored_more += stored
-
-
-class _Compressors:
-    """zstd on every core for a batch, on this thread for a few blocks."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._threads: _Threads | None = None
-
-    def pack(self, blocks: list[bytes]) -> dict[int, bytes]:
-        """Return the stored form of each block by the id() of its bytes (the caller keeps them alive)."""
-        if sum(map(len, blocks)) < 4 * limits.MIB:
-            return _all_packed(blocks)
-        share = 4 * len(os.sched_getaffinity(0))  # a few turns for each core: one block at a time costs more than zstd
-        done: dict[int, bytes] = {}
-        for packed in self._started().map(_all_packed, [blocks[i::share] for i in range(share)]):
-            done.update(packed)
-        return done
-
-    def close(self) -> None:
-        with self._lock:
-            if self._threads is not None:
-                self._threads.shutdown()
-
-    def _started(self) -> _Threads:
-        with self._lock:
-            if self._threads is None:
-                from concurrent.futures import ThreadPoolExecutor
-
-                self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="monofs-zstd")
-            return self._threads
-
-
-class _Threads(Protocol):
-    def map(
-        self, fn: Callable[[list[bytes]], dict[int, bytes]], blocks: Iterable[list[bytes]]
-    ) -> Iterator[dict[int, bytes]]: ...
-    def shutdown(self) -> None: ...
-
-
-_local = threading.local()
-
-
-def _all_packed(blocks: list[bytes]) -> dict[int, bytes]:
-    return {id(data): _packed(data) for data in blocks}
-
-
-def _packed(data: bytes) -> bytes:
-    """The stored form: one byte that says how, then the bytes."""
-    if not hasattr(_local, "zstd"):
-        _local.zstd = zstandard.ZstdCompressor(level=_LEVEL)
-    small: bytes = _local.zstd.compress(data)
-    if len(small) < len(data) * _WORTH_IT:
-        return _ZSTD + small
-    return _PLAIN + data
-
-
-def _unpacked(cid: Cid, value: bytes) -> bytes:
-    if value[:1] == _PLAIN:
-        return value[1:]
-    if value[:1] != _ZSTD:
-        raise Corrupt(cid, f"unknown storage form {value[:1].hex() or 'none'}")
-    if not hasattr(_local, "unzstd"):
-        _local.unzstd = zstandard.ZstdDecompressor()
-    try:
-        if _plain_bytes(value) > limits.block_bytes_max:
-            raise Corrupt(cid, "it would unpack to more than a block may hold")
-        data: bytes = _local.unzstd.decompress(memoryview(value)[1:])
-        return data
-    except zstandard.ZstdError as error:
-        raise Corrupt(cid, str(error)) from None
-
-
-def _plain_bytes(value: bytes) -> int:
-    if value[:1] != _ZSTD:
-        return max(0, len(value) - 1)
-    try:
-        return int(zstandard.frame_content_size(memoryview(value)[1:]))
-    except zstandard.ZstdError:
-        return 0
 
 
 def _sums(txn: Transaction, db: Database) -> tuple[int, int]:
