@@ -1,4 +1,4 @@
-"""stress-ng's file stressors, each checking what it reads back: many processes that do one kind of thing to the mount at once."""
+"""Stressors of stress-ng: many processes that do one kind of thing to the mount at once and check what they read."""
 
 from __future__ import annotations
 
