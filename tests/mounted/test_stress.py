@@ -33,6 +33,6 @@ WORKERS = 2
 @pytest.mark.parametrize("group", GROUPS)
 def test_stressors_find_nothing_wrong(machine: Mount, mount: Path, group: str) -> None:
     for stressor in GROUPS[group]:
-        argv = ["--temp-path", mount, f"--{stressor}", str(WORKERS), "--timeout", str(SECONDS), *SIZES.get(stressor, ())]
-        run("stress-ng", "--verify", "--oomable", *argv)
+        argv = ["--temp-path", mount, f"--{stressor}", str(WORKERS), *SIZES.get(stressor, ())]
+        run("stress-ng", "--verify", "--oomable", "--timeout", str(SECONDS), *argv)
     assert imported(mount) == machine.checkpoint() == machine.remount() == imported(mount)
