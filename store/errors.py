@@ -36,6 +36,10 @@ class BadName(StoreError):
     """A name that a store does not accept. Choose another."""
 
 
+class BadPolicy(StoreError):
+    """Text that does not say what to keep. Type it again."""
+
+
 class WrongKind(StoreError):
     """A block or an entry of another kind than the caller needs, or of a later format. Ask for another."""
 

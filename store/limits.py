@@ -63,3 +63,6 @@ check_blocks_per_step: Final = 32  # read by one thread at a time
 check_places_max: Final = 8  # told for each bad block
 check_counts_max: Final = 100  # told one by one
 draft_extent_bytes_max: Final = 1 * MIB
+
+calendar_seconds_min: Final = 0  # what a calendar is asked about: 1970 to 9999
+calendar_seconds_max: Final = 253_402_300_799

@@ -273,6 +273,9 @@ class _Tables:
             raise NotFound(f"no block {cid} in this store")
         return functools.partial(unpacked, cid, value)
 
+    def stored_bytes(self, cid: Cid) -> int:
+        return len(self._txn.get(cid, db=self._blocks) or b"")
+
     def lose(self, cid: Cid) -> int:
         value = self._txn.pop(cid, db=self._blocks)
         if value is None:

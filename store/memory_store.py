@@ -42,6 +42,9 @@ class _Tables:
             raise NotFound(f"no block {cid} in this store")
         return lambda: data
 
+    def stored_bytes(self, cid: Cid) -> int:
+        return len(self.blocks.get(cid, b""))
+
     def lose(self, cid: Cid) -> int:
         return len(self.blocks.pop(cid, b""))
 

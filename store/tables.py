@@ -24,6 +24,10 @@ class Tables(Protocol):
         """
         ...
 
+    def stored_bytes(self, cid: Cid) -> int:
+        """Return how many bytes losing the block would free: 0 if they are not here."""
+        ...
+
     def lose(self, cid: Cid) -> int:
         """Delete the block's bytes, if they are here, and leave its count. Returns how many bytes that freed."""
         ...

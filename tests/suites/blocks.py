@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from store import cid as cids
-from store import codec, limits
+from store import codec, limits, rehearsal
 from store.blocks import Change, RootChange, Store, collect, dereference
 from store.cid import BLAKE3, Cid
 from store.errors import Corrupt, MissingLink, NotFound, RootMoved
@@ -385,3 +385,38 @@ def spoil(store: Store, cid: Cid, data: bytes) -> None:
         tables.put(cid, data)
 
     store.repair(work)
+
+    # Rehearsals
+
+    def test_a_rehearsal_tells_what_a_change_will_free(self, store: Store, rng: random.Random) -> None:
+        keys = [b"a", b"b", b"c", b"d"]
+        for _ in range(12):
+            blocks = [raw(rng.randbytes(rng.randrange(3000))) for _ in range(6)]
+            for number in range(12):
+                blocks.append(node(*rng.sample(blocks, rng.randint(0, 4)), label=f"{number} {rng.random()}"))
+            for key in keys:
+                hold(store, key, *rng.sample(blocks, 2), blocks=tuple(blocks))
+            drain(store)
+            new = node(*rng.sample([block for block in blocks if store.has(block.cid)], 2), label="new")
+            roots = [RootChange(key, store.root(key), None) for key in rng.sample(keys, rng.randint(1, 3))]
+            change = Change(dict([new]), (*roots, RootChange(b"new", store.root(b"new"), record(new))))
+            before = State.of(store)
+            told = rehearsal.freed_by(store, change)
+            assert State.of(store) == before
+            store.apply(change)
+            *_, freed = collect(store, 3)
+            assert (told.blocks, told.bytes) == (freed.blocks, freed.bytes)
+
+    def test_a_rehearsal_leaves_out_what_waits_anyway(self, store: Store) -> None:
+        leaf, shared = raw(b"leaf"), raw(b"shared")
+        garbage = node(shared, label="garbage")
+        hold(store, b"r", leaf, shared, blocks=(leaf, shared, garbage))
+        told = rehearsal.freed_by(store, Change(roots=(RootChange(b"r", store.root(b"r"), None),)))
+        assert told.blocks == 2
+        drain(store)
+        dereference(store, b"r")
+        assert drain(store) == 2
+
+    def test_a_rehearsal_fails_as_the_change_would(self, store: Store) -> None:
+        with pytest.raises(MissingLink):
+            rehearsal.freed_by(store, Change(roots=(RootChange(b"r", None, record(raw(b"not there"))),)))
