@@ -14,8 +14,8 @@ from store.tables import Tables
 def freed_by(store: Store, change: Change) -> Freed:
     """Return what garbage collection would delete because of `change`, and not what waits for it anyway.
 
-    Exact for the store as it is at this moment; nothing is written. Takes time and memory in proportion to what would be
-    freed. Raises RootMoved, MissingLink.
+    Exact for the store as it is at this moment; nothing is written. Takes time and memory in proportion to what
+    would be freed. Raises RootMoved, MissingLink.
     """
     return store.view(lambda tables: _freed(tables, change))
 
