@@ -38,10 +38,14 @@ class RootChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """All that one transaction does: store blocks (children before parents), then change roots."""
+    """All that one transaction does: store blocks (children before parents), then change roots.
+
+    `borrowed` blocks are held in another store for this one: references to them are counted although they are not here.
+    """
 
     blocks: Mapping[Cid, bytes] = field(default_factory=dict)
     roots: tuple[RootChange, ...] = ()
+    borrowed: frozenset[Cid] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,10 @@ def apply(tables: Tables, change: Change) -> int:
     """Carry out `change`. Raises RootMoved, MissingLink; then the transaction must be given up."""
     delta: Counter[Cid] = Counter()
     new = []
+    for cid in change.borrowed:
+        if tables.count(cid) is None:
+            tables.set_count(cid, 0)
+            tables.queue(cid)
     for cid, data in change.blocks.items():
         if not tables.has(cid):
             tables.put(cid, data)
@@ -39,9 +43,9 @@ def apply(tables: Tables, change: Change) -> int:
 
 def gc(tables: Tables, blocks_max: int) -> Freed:
     """Delete up to `blocks_max` queued blocks; what only they referred to joins the queue."""
-    blocks = freed_bytes = 0
-    while blocks < blocks_max:
-        some = [cid for _, cid in zip(range(blocks_max - blocks), tables.queued())]
+    done = blocks = freed_bytes = 0
+    while done < blocks_max:
+        some = [cid for _, cid in zip(range(blocks_max - done), tables.queued())]
         if not some:
             break
         delta: Counter[Cid] = Counter()
@@ -51,8 +55,9 @@ def gc(tables: Tables, blocks_max: int) -> Freed:
                 continue
             delta.subtract(_links_of_doomed(tables, cid))
             tables.drop_count(cid)
+            blocks += tables.has(cid)
             freed_bytes += tables.lose(cid)
-            blocks += 1
+            done += 1
         for cid, difference in delta.items():
             _change_count(tables, cid, difference)
     return Freed(blocks, freed_bytes, tables.queue_length())

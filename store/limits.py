@@ -54,6 +54,13 @@ map_growths_max: Final = 48
 disk_full_bytes: Final = 256 * KIB  # a disk with less room than this is full
 readers_max: Final = 1022
 
+borrow_records_per_step: Final = 4096  # written in one transaction of a base
+borrow_tries_max: Final = 16
+bases_max: Final = 8  # stores that one leans on, and so on down
+
+sync_threads_max: Final = 8  # files that one process syncs at once
+ledger_seconds_max: Final = 60.0  # to wait for SQLite, which only a process that skips our own locks can hold
+
 read_bytes: Final = 1 * MIB  # of a file on disk at a time
 open_directories_max: Final = 128
 

@@ -5,17 +5,34 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from store.cid import ALGORITHMS, Algorithm
+from store.cid import ALGORITHMS, BLAKE3, Algorithm
 from store.errors import FutureStore, NotAStore, StoreError
 
 FORMAT: Final = 1
-_BACKEND: Final = "lmdb"
-_OURS: Final = frozenset(("lmdb", "lmdb.new", "run", "monofs-store.new"))  # a store that is being made has these
+_FORMAT_LAYERED: Final = 2  # so that a monofs which knows no bases does not open a store that leans on some
+BACKENDS: Final = ("lmdb", "flatfs")  # the first is the default
+_OURS: Final = frozenset(  # a store that is being made has these
+    (*BACKENDS, *(f"{backend}.new" for backend in BACKENDS), "layer", "run", "monofs-store.new")
+)
+
+
+class Config(NamedTuple):
+    """What a store is. `bases` are the directories of those it leans on, which know it by its `identity`."""
+
+    algorithm: Algorithm = BLAKE3
+    backend: str = BACKENDS[0]
+    bases: tuple[str, ...] = ()
+    identity: str = ""
+
+    @property
+    def format(self) -> int:
+        return _FORMAT_LAYERED if self.bases else FORMAT
 
 
 def config_path(path: Path) -> Path:
@@ -53,30 +70,48 @@ def alone(path: Path) -> Iterator[None]:
         os.close(directory)
 
 
-def read_config(path: Path) -> Algorithm:
-    """Return the hash function of the store in `path`. Raises NotAStore, FutureStore, StoreError."""
+def read_config(path: Path) -> Config:
+    """Return what the store in `path` is. Raises NotAStore, FutureStore, StoreError."""
     config = config_path(path)
     try:
         doc = json.loads(config.read_text())
         found, name, backend = doc["format"], doc["hash"], doc["backend"]
+        bases, identity = doc.get("bases", []), doc.get("identity", "")
     except OSError as error:
         raise StoreError(f"cannot read {config}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise NotAStore(f"{config} is damaged: it must name format, hash and backend") from None
-    if (type(found), found, backend) != (int, FORMAT, _BACKEND) or name not in list(ALGORITHMS):
+    if type(found) is not int or not FORMAT <= found <= _FORMAT_LAYERED:
         raise FutureStore(
-            f"the store at {path} has format {found!r}, hash {name!r} and backend {backend!r}; "
-            f"this monofs knows format {FORMAT}: use a newer monofs"
+            f"the store at {path} has format {found!r}; this monofs knows {FORMAT} to {_FORMAT_LAYERED}: "
+            "use a newer monofs"
         )
-    return ALGORITHMS[name]
+    for what, value, known in (("hash", name, tuple(ALGORITHMS)), ("backend", backend, BACKENDS)):
+        if value not in known:
+            raise FutureStore(
+                f"the store at {path} has {what} {value!r}; this monofs knows {', '.join(known)}: use a newer monofs"
+            )
+    if not _are_bases(found, bases, identity):
+        raise NotAStore(f"{config} is damaged: format {_FORMAT_LAYERED}, bases and identity go together")
+    return Config(ALGORITHMS[name], backend, tuple(bases), identity)
 
 
-def write_config(path: Path, algorithm: Algorithm) -> None:
+def _are_bases(found: int, bases: Any, identity: Any) -> bool:
+    if found == FORMAT:
+        return bool(bases == [] and identity == "")
+    good = isinstance(bases, list) and bases and all(isinstance(base, str) and base.startswith("/") for base in bases)
+    return bool(good and isinstance(identity, str) and re.fullmatch("[0-9a-f]{32}", identity))
+
+
+def write_config(path: Path, made: Config) -> None:
     """Say what the store in `path` is. Written last and at once: a directory with this file in it is a whole store."""
     config = config_path(path)
     partial = config.with_suffix(".new")
+    doc: dict[str, Any] = {"format": made.format, "hash": made.algorithm.name, "backend": made.backend}
+    if made.bases:
+        doc |= {"bases": list(made.bases), "identity": made.identity}
     with partial.open("w") as out:
-        json.dump({"format": FORMAT, "hash": algorithm.name, "backend": _BACKEND}, out)
+        json.dump(doc, out)
         out.write("\n")
         out.flush()
         os.fsync(out.fileno())

@@ -9,18 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from store import backends, codec, layered_store, lease, names, place, staging, version
 from store import cid as cids
-from store import codec, lease, names, place, staging, version
 from store.batch import Batch
 from store.blocks import Change, RootChange, Store
 from store.cache import Cache
 from store.cid import Algorithm, Cid
 from store.directory import printable
-from store.errors import Corrupt, Held, NameTaken, NoSpace, NotAStore, NotFound, RootMoved, StoreError
+from store.errors import Corrupt, Held, NameTaken, NoSpace, NotFound, RootMoved, StoreError
 from store.lease import Lease
-from store.lmdb_store import LmdbStore
 from store.names import Name
 from store.owner import Owner
+from store.place import Config
 from store.staging import Stage
 from store.version import Version
 
@@ -47,7 +47,8 @@ class Repository:
     def open(cls, path: Path, *, create: bool = True) -> Repository:
         """Open the store in `path`, made with the defaults if there is none. What dead processes held is let go.
 
-        Raises NotAStore, FutureStore, NotFound (nothing there and not `create`), NoSpace.
+        Raises NotAStore, FutureStore, NotFound (nothing there and not `create`), NoSpace, and StoreError if a store
+        that it leans on is not there.
         """
         config = place.config_path(path)
         if not place.exists(config):
@@ -58,26 +59,33 @@ class Repository:
                 return cls.init(path)
             except NameTaken:
                 pass  # another process was quicker
-        algorithm = place.read_config(path)
-        if not place.exists(path / "lmdb" / "data.mdb"):  # LMDB would make a new one
-            raise NotAStore(f"the store at {path} is damaged: its database is missing")
-        repository = cls(path, LmdbStore(path / "lmdb", algorithm))
+        repository = cls(path, backends.opened(path, place.read_config(path)))
         repository.sweep()
         return repository
 
     @classmethod
-    def init(cls, path: Path, algorithm: Algorithm = cids.BLAKE3) -> Repository:
-        """Make a store. Raises NameTaken if there is one, NotAStore if `path` holds something else, NoSpace."""
+    def init(
+        cls,
+        path: Path,
+        algorithm: Algorithm | None = None,
+        *,
+        backend: str = place.BACKENDS[0],
+        bases: tuple[Path, ...] = (),
+    ) -> Repository:
+        """Make a store, over `bases` if there are any; then it has their hash function.
+
+        Raises NameTaken if there is one, NotAStore if `path` holds something else, NotFound if a base is not there,
+        NoSpace.
+        """
+        made = _config(path, algorithm, backend, bases)
         try:
             place.make(path)
             with place.alone(path):
                 if place.exists(place.config_path(path)):
                     raise NameTaken(f"{path} is a store already")
                 place.refuse_strangers(path)
-                if not place.exists(path / "lmdb"):
-                    _make_database(path, algorithm)
-                store = LmdbStore(path / "lmdb", algorithm)
-                place.write_config(path, algorithm)
+                store = backends.make(path.resolve() if bases else path, made)
+                place.write_config(path, made)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpace(f"no space left on the disk of {path}") from None
@@ -277,16 +285,19 @@ class Repository:
             self.store.apply(Change(roots=(RootChange(held.key, held.encode(), None),)))
 
 
-def _make_database(path: Path, algorithm: Algorithm) -> None:
-    """Make it beside its place and move it there whole: one that lost power half made could not be opened again."""
-    import shutil
-
-    partial = path / "lmdb.new"
-    shutil.rmtree(partial, ignore_errors=True)
-    place.make(partial)
-    LmdbStore(partial, algorithm).close()
-    place.sync(partial)
-    partial.rename(path / "lmdb")
+def _config(path: Path, algorithm: Algorithm | None, backend: str, bases: tuple[Path, ...]) -> Config:
+    """Return what a new store is to be. Raises NotFound, StoreError."""
+    if backend not in place.BACKENDS:
+        raise StoreError(f"unknown backend '{backend}': there are {', '.join(place.BACKENDS)}")
+    if not bases:
+        return Config(algorithm or cids.BLAKE3, backend)
+    found = {backends.check_base(base).algorithm for base in bases}
+    if len(found | {algorithm or next(iter(found))}) > 1:
+        raise StoreError(f"a store and those it leans on must use one hash; {bases[0]} uses {next(iter(found)).name}")
+    homes = tuple(str(base.resolve()) for base in bases)
+    if len(set(homes)) < len(homes):
+        raise StoreError(f"{homes[0]} is named twice: a store leans on another once")
+    return Config(next(iter(found)), backend, homes, layered_store.new_identity())
 
 
 def pin_root(tree: Cid) -> tuple[bytes, bytes]:

@@ -1,24 +1,36 @@
-"""Any sequence of puts, links, roots, dereferences and collections, beside a model made of plain dicts."""
+"""Any sequence of puts, links, roots, dereferences, collections and crashes, beside a model made of plain dicts.
+
+One machine; every kind of store runs through it, and the layered one with a base that lives its own life.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
+import signal
+import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from store import limits
+import store as store_package
+from store import layered_store, limits
 from store.blocks import Change, RootChange, Store, dereference
 from store.cid import Cid
 from store.errors import MissingLink, NotFound, RootMoved
+from store.flatfs_store import FlatFsStore
+from store.layered_store import LayeredStore
 from store.lmdb_store import LmdbStore
 from store.memory_store import MemoryStore
-from tests.suites.blocks import Block, State, drain, node, raw, record
+from tests.suites.blocks import Block, State, drain, hold, node, put, raw, record
+from tests.suites.faults import forked, quick_directory, waited
 
 KEYS = [b"name/a", b"name/b", b"pin/c", b"stage/d"]
 SOME = st.lists(st.integers(0, 10_000), max_size=4)
@@ -90,12 +102,12 @@ class Machine(RuleBasedStateMachine):
         assert freed.blocks == len(gone) <= step
         assert not gone & self.needed(), "a block that something needs was deleted"
         if not freed.waiting:
-            assert set(self.store.cids()) == self.needed()
+            self.check_nothing_else_is_here()
 
     @rule(step=st.integers(1, 6))
     def collect_all(self, step: int) -> None:
         drain(self.store, step)
-        assert set(self.store.cids()) == self.needed()
+        self.check_nothing_else_is_here()
 
     # What is refused
 
@@ -123,7 +135,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def counts_are_what_a_recount_gives(self) -> None:
         state = State.of(self.store)
-        counts = Counter(dict.fromkeys(state.blocks, 0))
+        counts = Counter(dict.fromkeys(self.counted(state), 0))
         for links in (*(self.links[cid] for cid in state.blocks), *self.roots.values()):
             counts.update(links)
         assert state.counts == counts
@@ -151,13 +163,25 @@ class Machine(RuleBasedStateMachine):
 
     # Helpers
 
+    def here(self) -> set[Cid]:
+        """Every block that can be read."""
+        return set(self.store.cids())
+
+    def counted(self, state: State) -> set[Cid]:
+        """What has a count though nothing may refer to it."""
+        return set(state.blocks)
+
+    def check_nothing_else_is_here(self) -> None:
+        """After a collection."""
+        assert set(self.store.cids()) == self.needed()
+
     def choose(self, chosen: list[int]) -> frozenset[Cid]:
         """Return some of the blocks that are in the store, garbage too."""
-        here = sorted(self.store.cids())
+        here = sorted(self.here())
         return frozenset(here[number % len(here)] for number in chosen) if here else frozenset()
 
     def put(self, blocks: list[Block], links: list[frozenset[Cid]], key: bytes | None, top: Cid | None = None) -> None:
-        new = {cid for cid, _ in blocks} - set(self.store.cids())
+        new = {cid for cid, _ in blocks} - self.here()
         held = frozenset([top or blocks[0].cid])
         roots = () if key is None else (RootChange(key, self.old(key), record(*held)),)
         assert self.store.apply(Change(dict(blocks), roots)) == len(new)
@@ -188,18 +212,71 @@ class MemoryMachine(Machine):
         return MemoryStore()
 
 
-class LmdbMachine(Machine):
-    """With a map that has to grow, and closed and opened again at any time."""
+class DiskMachine(Machine):
+    """Closed and opened again at any time, by processes that are killed too."""
+
+    lines = 500  # of our code, about as many as a change and a step of gc run through
+
+    def open_in(self, directory: Path) -> Store:
+        raise NotImplementedError
 
     def open(self) -> Store:
-        self.directory = Path(tempfile.mkdtemp(prefix="monofs-machine-"))
-        return LmdbStore(self.directory, map_bytes=64 * limits.KIB)
+        self.place = ExitStack()
+        self.directory = self.place.enter_context(quick_directory())
+        return self.open_in(self.directory)
 
     @precondition(lambda self: hasattr(self, "store"))
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = LmdbStore(self.directory, map_bytes=64 * limits.KIB)
+        self.store = self.open_in(self.directory)
+
+    @rule(
+        chosen=SOME,
+        depth=st.integers(1, 4),
+        key=st.sampled_from(KEYS),
+        step=st.integers(1, 4),
+        part=st.integers(1, 1000),
+    )
+    def crash(self, chosen: list[int], depth: int, key: bytes, step: int, part: int) -> None:
+        """A process is killed before any line of ours, in a change or in the collection after it."""
+        links = self.choose(chosen)
+        blocks, found = [node(*links, raw(b"bytes"), label="crash")], [links | {raw(b"bytes").cid}]
+        for _ in range(depth):
+            found.append(frozenset([blocks[-1].cid]))
+            blocks.append(node(blocks[-1], label="crash"))
+        blocks, found = [raw(b"bytes"), *blocks], [frozenset(), *found]
+        old, new = self.old(key), record(blocks[-1])
+        for (cid, data), linked in zip(blocks, found, strict=True):
+            self.data[cid], self.links[cid] = data, linked
+        self.store.close()
+
+        def work() -> None:
+            opened = self.open_in(self.directory)
+            die_before_line(1 + part * self.lines // 1000)
+            opened.apply(Change(dict(blocks), (RootChange(key, old, new),)))
+            opened.gc(step)
+
+        status = waited(forked(work))
+        assert status in (0, -signal.SIGKILL)
+        self.store = self.open_in(self.directory)
+        assert self.store.root(key) in (old, new)
+        if self.store.root(key) == new:
+            self.roots[key] = frozenset([blocks[-1].cid])
+        else:
+            assert status, "it was told that this is done"
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "place"):
+            self.place.close()
+
+
+class LmdbMachine(DiskMachine):
+    """With a map that has to grow."""
+
+    def open_in(self, directory: Path) -> Store:
+        return LmdbStore(directory, map_bytes=64 * limits.KIB)
 
     @rule()
     def lose_and_heal(self) -> None:
@@ -214,10 +291,122 @@ class LmdbMachine(Machine):
             self.store.apply(Change({cid: self.data[cid]}))
         assert State.of(self.store) == before
 
+
+class FlatFsMachine(DiskMachine):
+    lines = 800
+
+    def open_in(self, directory: Path) -> Store:
+        return FlatFsStore(directory)
+
+    def check_nothing_else_is_here(self) -> None:
+        super().check_nothing_else_is_here()
+        files = {path.name for path in self.directory.glob("blocks/*/*")}
+        assert files == set(map(str, self.needed())), "files of blocks that are gone, or the other way round"
+        assert not list(self.directory.glob("new/*"))
+
+
+class LayeredMachine(DiskMachine):
+    """A top on files over a base in LMDB, which others use and collect too."""
+
+    lines = 2500
+    BASE_KEYS = (b"name/of base", b"pin/of base")
+
+    def open_in(self, directory: Path) -> Store:
+        is_new = not (directory / "top").exists()
+        for name in ("base", "top", "layer"):
+            (directory / name).mkdir(exist_ok=True)
+        self.base = LmdbStore(directory / "base")
+        if is_new:
+            layered_store.register(self.base, "top", directory)
+        return LayeredStore(FlatFsStore(directory / "top"), [self.base], "top", directory / "layer")
+
+    # What others do in the base
+
+    @rule(fill=st.integers(0, 5), size=st.integers(0, 3000), key=st.sampled_from([None, *BASE_KEYS]))
+    def put_bytes_in_base(self, fill: int, size: int, key: bytes | None) -> None:
+        self.put_in_base([raw(bytes([fill]) * size)], frozenset(), key)
+
+    @rule(chosen=SOME, label=st.integers(0, 3), key=st.sampled_from([None, *BASE_KEYS]))
+    def put_node_in_base(self, chosen: list[int], label: int, key: bytes | None) -> None:
+        here = sorted(self.base.cids())
+        links = frozenset(here[number % len(here)] for number in chosen) if here else frozenset()
+        self.put_in_base([node(*links, label=str(label))], links, key)
+
+    def put_in_base(self, blocks: list[Block], links: frozenset[Cid], key: bytes | None) -> None:
+        self.data[blocks[0].cid], self.links[blocks[0].cid] = blocks[0].data, links
+        if key is None:
+            put(self.base, *blocks)
+        else:
+            hold(self.base, key, *blocks, blocks=tuple(blocks))
+
+    @rule(key=st.sampled_from(BASE_KEYS))
+    def drop_root_in_base(self, key: bytes) -> None:
+        dereference(self.base, key)
+
+    @rule(step=st.integers(1, 6))
+    def collect_base(self, step: int) -> None:
+        drain(self.base, step)
+        state = State.of(self.base)
+        assert state.blocks.keys() == state.reachable()
+
+    # What always holds
+
+    @invariant()
+    def the_base_is_whole_and_holds_what_we_need(self) -> None:
+        state = State.of(self.base)
+        state.check()
+        held = layered(self.store).borrowed().keys()
+        own = set(self.store.cids())
+        assert held >= {cid for cid in self.referred() if cid not in own}
+        assert state.blocks.keys() >= held
+        assert layered(self.store).unheld() == []
+
+    def here(self) -> set[Cid]:
+        return {*self.store.cids(), *self.base.cids()}
+
+    def counted(self, state: State) -> set[Cid]:
+        return {*state.blocks, *state.queue}
+
+    def check_nothing_else_is_here(self) -> None:
+        own = set(self.store.cids())
+        assert own <= self.needed() <= self.here()
+        assert layered(self.store).borrowed().keys() == self.referred() - own
+
+    def referred(self) -> set[Cid]:
+        """What the top's own blocks and roots refer to."""
+        of_blocks = (self.links[cid] for cid in self.store.cids())
+        return set().union(*of_blocks, *self.roots.values())
+
     def teardown(self) -> None:
+        if hasattr(self, "store"):
+            for key in KEYS:
+                dereference(self.store, key)
+            drain(self.store)
+            assert [key for key in self.base.root_keys(layered_store.PREFIX) if b"/" in key[len("borrow/") :]] == []
         super().teardown()
-        if hasattr(self, "directory"):
-            shutil.rmtree(self.directory)
+
+
+def layered(store: Store) -> LayeredStore:
+    assert isinstance(store, LayeredStore)
+    return store
+
+
+def die_before_line(number: int) -> None:
+    """kill -9 of this process before the nth line in a module of the store that it runs from now on."""
+    inside = os.path.dirname(store_package.__file__ or "")
+    left = number
+
+    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(inside):
+            return None
+        if event == "line":
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
 
 
 COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
@@ -225,3 +414,7 @@ TestMemoryMachine = MemoryMachine.TestCase
 TestMemoryMachine.settings = settings(COMMON, max_examples=100, stateful_step_count=30)
 TestLmdbMachine = LmdbMachine.TestCase
 TestLmdbMachine.settings = settings(COMMON, max_examples=25, stateful_step_count=25)
+TestFlatFsMachine = FlatFsMachine.TestCase
+TestFlatFsMachine.settings = settings(COMMON, max_examples=20, stateful_step_count=20)
+TestLayeredMachine = LayeredMachine.TestCase
+TestLayeredMachine.settings = settings(COMMON, max_examples=20, stateful_step_count=25)

@@ -125,7 +125,7 @@ def test_a_file_is_no_store(tmp_path: Path, create: bool) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 2}, {"format": 0}, {"format": "1"}, {"format": True}, {"hash": "md5"}, {"hash": []}, {"backend": "s3"}],
+    [{"format": 3}, {"format": 0}, {"format": "1"}, {"format": True}, {"hash": "md5"}, {"hash": []}, {"backend": "s3"}],
     ids=str,
 )
 def test_a_store_from_the_future_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
