@@ -17,6 +17,7 @@ from store.blocks import Store
 from store.cid import Cid
 from store.directory import printable
 from store.errors import BadCid, Corrupt, StoreError
+from store.layered_store import seen_through
 from store.ledger import RECORD_CID
 from store.nodes import DIRECTORY, Node
 from store.progress import SILENT, Progress
@@ -90,7 +91,7 @@ def examine(store: Store, progress: Progress | None = None) -> Report:
     usage = store.usage()
     watch = progress or SILENT
     watch.totals(usage.blocks, usage.plain)
-    return store.view(lambda tables: _examined(tables, watch))
+    return store.view(lambda tables: _examined(seen_through(store, tables), watch))
 
 
 def _examined(tables: Tables, progress: Progress) -> Report:
@@ -342,7 +343,7 @@ def repair(target: Repository, report: Report) -> Repaired:
     The bytes that are lost come back when the same content is stored again. What only a corrupt node led to is
     garbage then, but for whole trees: these are pinned.
     """
-    return target.store.repair(lambda tables: _repaired(tables, report.corrupt))
+    return target.store.repair(lambda tables: _repaired(seen_through(target.store, tables), report.corrupt))
 
 
 def _repaired(tables: Tables, suspects: frozenset[Cid]) -> Repaired:

@@ -272,6 +272,9 @@ class _Tables:
             raise NotFound(f"no block {cid} in this store")
         return functools.partial(_loaded, self._files, cid)
 
+    def stored_bytes(self, cid: Cid) -> int:
+        return self._one("select stored from blocks where cid = ?", cid) or 0
+
     def lose(self, cid: Cid) -> int:
         found = self._db.execute("delete from blocks where cid = ? returning plain, stored", (cid,)).fetchall()
         if not found:

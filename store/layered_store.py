@@ -76,8 +76,9 @@ class LayeredStore:
         return self.top.usage()
 
     def view(self, work: Callable[[Tables], _T]) -> _T:
+        """Show the top's own tables; `seen_through` adds what is borrowed, which stays where it is meanwhile."""
         with self._viewing.shared():
-            return self.top.view(lambda tables: work(cast(Tables, _Tables(tables, self))))
+            return self.top.view(work)
 
     def borrowed(self) -> dict[Cid, int]:
         """Return what is held in the bases for this store: each block, and in which base."""
@@ -94,14 +95,13 @@ class LayeredStore:
     def apply(self, change: Change) -> int:
         with self._writing.exclusive():
             for _ in range(limits.borrow_tries_max):
-                stored = {cid: data for cid, data in change.blocks.items() if not self.has(cid)}
-                needed = self._needed(stored, change.roots)
+                planned, needed = self._planned(change)
                 try:
                     held = self._hold(needed)
                 except MissingLink:
                     continue  # a base has just deleted what it had: store that here
                 try:
-                    return self.top.apply(Change(stored, change.roots, frozenset(needed) | change.borrowed))
+                    return self.top.apply(planned)
                 except BaseException:
                     with suppress(StoreError):  # else the next gc does
                         self._give_back(held)
@@ -117,7 +117,7 @@ class LayeredStore:
 
     def repair(self, work: Callable[[Tables], _T]) -> _T:
         with self._writing.exclusive():
-            result = self.top.repair(lambda tables: work(cast(Tables, _Tables(tables, self))))
+            result = self.top.repair(work)
             held = self.borrowed()
             missing = {cid: self._base_of(cid) for cid in self._leaned_on() if cid not in held}
             self._hold({cid: base for cid, base in missing.items() if base is not None})
@@ -128,7 +128,17 @@ class LayeredStore:
         for store in (self.top, *self.bases):
             store.close()
 
+    def planned(self, change: Change) -> Change:
+        """Return what `apply` would ask of the top."""
+        return self._planned(change)[0]
+
     # Borrowing; whoever calls these is alone
+
+    def _planned(self, change: Change) -> tuple[Change, dict[Cid, int]]:
+        """Return what is to be done in the top, and which blocks have to be borrowed for it from which base."""
+        stored = {cid: data for cid, data in change.blocks.items() if not self.has(cid)}
+        needed = self._needed(stored, change.roots)
+        return Change(stored, change.roots, change.borrowed.union(needed)), needed
 
     def _needed(self, stored: Mapping[Cid, bytes], roots: Iterable[RootChange]) -> dict[Cid, int]:
         """Return what a change refers to that only a base has and the top does not know yet."""
@@ -188,6 +198,11 @@ class LayeredStore:
 
     def _base_of(self, cid: Cid) -> int | None:
         return next((number for number, base in enumerate(self.bases) if base.has(cid)), None)
+
+
+def seen_through(store: Store, tables: Tables) -> Tables:
+    """Return the tables of `store` with what is borrowed in them, to read; counting rules have no use for this."""
+    return cast(Tables, _Tables(tables, store)) if isinstance(store, LayeredStore) else tables
 
 
 class _Tables:

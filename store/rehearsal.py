@@ -8,6 +8,7 @@ from store import ledger
 from store.blocks import Change, Freed, Store
 from store.cid import Cid
 from store.errors import NotFound
+from store.layered_store import LayeredStore
 from store.tables import Tables
 
 
@@ -17,6 +18,8 @@ def freed_by(store: Store, change: Change) -> Freed:
     Exact for the store as it is at this moment; nothing is written. Takes time and memory in proportion to what
     would be freed. Raises RootMoved, MissingLink.
     """
+    if isinstance(store, LayeredStore):
+        change = store.planned(change)
     return store.view(lambda tables: _freed(tables, change))
 
 
