@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,16 +31,29 @@ class Sample(NamedTuple):
 
 
 class Row(NamedTuple):
-    """`measure` yields samples; it is called `repeat` times, once only if the outcome cannot vary."""
+    """`measure` yields samples; it is called as often as was asked for, but not over `repeat_max` times."""
 
     name: str
     summary: str
     measure: Callable[[Bench], Iterator[Sample]]
-    varies: bool = True
+    repeat_max: int = 1000
 
 
 class CommandFailed(Exception):
     pass
+
+
+class Scale(NamedTuple):
+    """How large the rows about size become."""
+
+    files: int = 1_000_000
+    sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    gib: float = 20
+    aged_gib: float = 2
+
+    @classmethod
+    def quick(cls) -> Scale:
+        return cls(files=300, sizes=(10, 300), gib=0.02, aged_gib=0.01)
 
 
 @dataclass
@@ -48,7 +62,9 @@ class Bench:
     quick: bool
     repeat: int
     end: float
+    scale: Scale = field(default_factory=Scale)
     samples: dict[tuple[str, str, str], dict[str, list[float]]] = field(default_factory=dict)
+    tools: frozenset[str] = frozenset()  # the only ones to measure, unless empty
     absent: dict[str, str] = field(default_factory=dict)  # tool -> package
     failures: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
@@ -78,8 +94,38 @@ class Bench:
     # Inputs
 
     @cached_property
+    def base(self) -> Path:
+        """The directory with `tree` and `large` in it, both there."""
+        tree, large = self.tree, self.large
+        assert tree.path.parent == large.path.parent
+        return tree.path.parent
+
+    @cached_property
     def tree(self) -> Input:
         return self._input("a source tree", inputs.tree)
+
+    @cached_property
+    def large(self) -> Input:
+        return self._input("a large file", inputs.large)
+
+    @cached_property
+    def archive(self) -> Path:
+        """The tree as a tar archive."""
+        path = self.work / "tree.tar"
+        self.command("tar", "-cf", path, "-C", self.tree.path, ".")
+        return path
+
+    @cached_property
+    def repository(self) -> Path:
+        """The tree as the one commit of a bare git repository, packed."""
+        path = self.work / "tree.git"
+        git = ("git", "--git-dir", path, "--work-tree", self.tree.path, "-c", "user.name=bench", "-c", "user.email=b@c")
+        self.say("making a git repository of it")
+        self.command("git", "init", "--quiet", "--bare", "--initial-branch=main", path)
+        self.command(*git, "add", "--all", "--force", ".", cwd=self.tree.path)
+        self.command(*git, "commit", "--quiet", "--message=all")
+        self.command("git", "--git-dir", path, "repack", "-adq")
+        return path
 
     @cached_property
     def big_file(self) -> Input:
@@ -92,26 +138,34 @@ class Bench:
     # Running
 
     def run(self, row: Row) -> None:
-        """Take the samples of a row. What fails is noted, and the other rows go on."""
-        for number in range(self.repeat if row.varies else 1):
+        """Take the samples of a row. What fails is noted, and the others go on."""
+        for number in range(min(self.repeat, row.repeat_max)):
             if time.monotonic() > self.end:
                 self.unfinished.append(row.name)
                 return
             self.say(f"{row.name} {number + 1}")
-            try:
+            with self.failure_of(row.name):
                 for sample in row.measure(self):
                     by_tool = self.samples.setdefault((row.name, sample.what, sample.unit), {})
                     by_tool.setdefault(sample.tool, []).append(sample.value)
-            except (CommandFailed, OSError, subprocess.TimeoutExpired) as error:
-                self.failures.append(f"{row.name}: {error}")
-                self.say(self.failures[-1])
-                return
+
+    @contextmanager
+    def failure_of(self, what: str) -> Iterator[None]:
+        """Note what fails in here, and go on."""
+        try:
+            yield
+        except (CommandFailed, OSError, subprocess.TimeoutExpired) as error:
+            self.failures.append(f"{what}: {error}")
+            self.say(self.failures[-1])
 
     def say(self, text: str) -> None:
         print(f"bench: {text}", file=sys.stderr, flush=True)
 
+    def wants(self, tool: str) -> bool:
+        return not self.tools or tool in self.tools
+
     def has(self, tool: str, package: str) -> bool:
-        """True if a peer is installed; otherwise its absence is reported."""
+        """True if a program is installed; otherwise its absence is reported."""
         if shutil.which(tool):
             return True
         self.absent[tool] = package

@@ -16,6 +16,7 @@ MB = 1_000_000
 _FILES, _BYTES = 14_700, 233 * MB
 _QUICK_FILES, _QUICK_BYTES = 1_500, 25 * MB
 _BIG_BYTES, _QUICK_BIG_BYTES = 500 * MB, 50 * MB
+_LARGE_BYTES, _QUICK_LARGE_BYTES = 500 * 1024 * 1024, 10 * 1024 * 1024
 
 _LINUX_PARTS = ("block", "crypto", "drivers/net", "fs", "include", "kernel", "mm")  # 14,707 files, 234 MB of 6.1
 _QUICK_LINUX_PARTS = ("block", "kernel", "mm")
@@ -32,8 +33,9 @@ class Input(NamedTuple):
 
 
 def tree(work: Path, quick: bool) -> Input:
-    """Make a source tree in `work`: of Linux if its source is installed, else of this machine's own text files."""
-    path = work / "tree"
+    """Make a source tree in `work`/base: of Linux if its source is installed, else of this machine's own text files."""
+    path = work / "base" / "tree"
+    path.parent.mkdir(exist_ok=True)
     archive = next(iter(sorted(Path("/usr/src").glob("linux-source-*.tar.xz"))), None)
     if archive is not None:
         what = _linux(path, archive, _QUICK_LINUX_PARTS if quick else _LINUX_PARTS)
@@ -116,6 +118,15 @@ def big_file(work: Path, quick: bool) -> Input:
             out.write(numbers.randbytes(min(left, MB)))
             left -= min(left, MB)
     return Input(directory, f"{real // MB} MB of programs and libraries, {(size - real) // MB} MB of noise", 1, size)
+
+
+def large(work: Path, quick: bool) -> Input:
+    """Make a file in `work`/base that cannot be compressed."""
+    path = work / "base" / "large"
+    path.parent.mkdir(exist_ok=True)
+    size = _QUICK_LARGE_BYTES if quick else _LARGE_BYTES
+    noise(path, size)
+    return Input(path, "noise", 1, size)
 
 
 def _binaries() -> Iterator[Path]:

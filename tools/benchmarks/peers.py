@@ -28,7 +28,7 @@ class Peer(NamedTuple):
 
 
 def installed(bench: Bench) -> list[Peer]:
-    return [peer for peer in ALL if bench.has(peer.program, peer.package)]
+    return [peer for peer in ALL if bench.wants(peer.name) and bench.has(peer.program, peer.package)]
 
 
 def disk_bytes(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""What a run has found, as JSON and as text: medians, and how far the samples lie apart."""
+"""What a run has found: a document, printed as JSON, as text, or as tables in Markdown. Medians, and the spread."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any
 
+from tools.benchmarks import caches
+from tools.benchmarks.aims import AIMS
 from tools.benchmarks.bench import Bench
 
 Doc = dict[str, Any]
 
-AIMS: Final = {
-    ("import", "files/s"): "at least 3,500",
-    ("big", "MB/s"): "at least 160",
-    ("changed", "MB more"): "at most 2.5",
-    ("insert", "MB more"): "at most 0.25",
-    ("start", "s"): "at most 0.4",
-}
 
-
-def document(bench: Bench) -> Doc:
+def document(bench: Bench, group_of: Callable[[str], str]) -> Doc:
     return {
         "when": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "commit": _output("git", "describe", "--always", "--dirty"),
@@ -33,17 +28,15 @@ def document(bench: Bench) -> Doc:
         "quick": bench.quick,
         "results": [
             {
+                "group": group_of(row),
                 "row": row,
                 "what": what,
                 "unit": unit,
-                "tool": tool,
-                "median": median(samples),
-                "min": min(samples),
-                "max": max(samples),
-                "samples": samples,
+                "aim": str(AIMS[row, what]) if (row, what) in AIMS else None,
+                "tools": {tool: _summary(samples) for tool, samples in by_tool.items()},
+                "reached": _is_reached(bench, row, what, by_tool.get("monofs")),
             }
             for (row, what, unit), by_tool in bench.samples.items()
-            for tool, samples in by_tool.items()
         ],
         "absent": bench.absent,
         "unfinished": bench.unfinished,
@@ -51,44 +44,91 @@ def document(bench: Bench) -> Doc:
     }
 
 
-def print_json(doc: Doc) -> None:
-    print(json.dumps(doc, indent=2))
+def _summary(samples: list[float]) -> Doc:
+    return {"median": median(samples), "min": min(samples), "max": max(samples), "samples": samples}
 
 
-def print_text(doc: Doc) -> None:
-    print(f"monofs {doc['commit']}, {doc['when']}")
-    for key, value in {**doc["machine"], **doc["inputs"]}.items():
-        print(f"  {key}: {value}")
+def _is_reached(bench: Bench, row: str, what: str, samples: list[float] | None) -> bool | None:
+    """None where there is no aim, or what was measured is not what it is for."""
+    aim = AIMS.get((row, what))
+    return None if aim is None or bench.quick or not samples else aim.is_reached(median(samples))
+
+
+# As text
+
+
+def text(doc: Doc) -> str:
+    lines = [f"monofs {doc['commit']}, {doc['when']}"]
+    lines += [f"  {key}: {value}" for key, value in {**doc["machine"], **doc["inputs"]}.items()]
+    for result in doc["results"]:
+        aim = f"; aim: {_aim(result)}" if result["aim"] else ""
+        lines += ["", f"[{result['row']}] {result['what']}{aim}"]
+        for tool, found in result["tools"].items():
+            count = len(found["samples"])
+            spread = f"   ({_number(found['min'])} to {_number(found['max'])} in {count})" if count > 1 else ""
+            lines.append(f"  {_label(doc, tool):<18} {_number(found['median']):>9} {result['unit']}{spread}")
+    return "\n".join([*lines, "", *_notes(doc)])
+
+
+def _aim(result: Doc) -> str:
+    verdict = {True: ", reached", False: ", missed", None: ""}[result["reached"]]
+    return f"{result['aim'] or ''}{verdict}"
+
+
+def _label(doc: Doc, tool: str) -> str:
+    return f"plain {doc['machine']['disk']}" if tool == "plain" else tool
+
+
+def _notes(doc: Doc) -> list[str]:
+    notes = [
+        f"not installed, so left out: {tool} (tools/bench --install-peers, or apt install {package})"
+        for tool, package in doc["absent"].items()
+    ]
     if doc["quick"]:
-        print("  --quick: the inputs are too small and the samples too few for these numbers to mean much")
-    for row, what, unit in dict.fromkeys((one["row"], one["what"], one["unit"]) for one in doc["results"]):
-        found = [one for one in doc["results"] if (one["row"], one["what"], one["unit"]) == (row, what, unit)]
-        print(f"\n[{row}] {what}{_aim(row, unit)}")
-        for one in found:
-            print(f"  {one['tool']:<18} {_number(one['median']):>9} {unit}{_spread(one)}")
-    for tool, package in doc["absent"].items():
-        print(f"\nnot installed, so left out: {tool} (tools/bench --install-peers, or apt install {package})")
-    for row in doc["unfinished"]:
-        print(f"\nout of time before all of: {row} (--minutes gives more)")
-    for failure in doc["failures"]:
-        print(f"\nFAILED {failure}")
+        notes.append("--quick: the inputs are too small and the samples too few for these numbers to mean much")
+    notes += [f"out of time before all of: {row} (--minutes gives more)" for row in doc["unfinished"]]
+    return notes + [f"FAILED {failure}" for failure in doc["failures"]]
 
 
-def _spread(one: Doc) -> str:
-    count = len(one["samples"])
-    return f"   ({_number(one['min'])} to {_number(one['max'])} in {count})" if count > 1 else ""
+# As Markdown
 
 
-def _aim(row: str, unit: str) -> str:
-    """Return what monofs wants to reach, where that was set down."""
-    found = AIMS.get((row, unit))
-    return f"; aim: {found}" if found else ""
+def markdown(doc: Doc) -> str:
+    """Return one table a group, as the README has them."""
+    machine = ", ".join(f"{key} {value}" for key, value in doc["machine"].items())
+    inputs = "; ".join(f"{key}: {value}" for key, value in doc["inputs"].items())
+    parts = [f"{doc['when']}, commit {doc['commit']}: {machine}. {inputs}."]
+    for group in dict.fromkeys(result["group"] for result in doc["results"]):
+        parts.append(_table(doc, group, [one for one in doc["results"] if one["group"] == group]))
+    return "\n\n".join([*parts, *_notes(doc)])
+
+
+def _table(doc: Doc, group: str, results: list[Doc]) -> str:
+    tools = list(dict.fromkeys(tool for one in results for tool in one["tools"]))
+    aims = ["aim"] if any(one["aim"] for one in results) else []
+    head = [group, *(_label(doc, tool) for tool in tools), *aims]
+    rows = [head, ["---"] * len(head)]
+    for one in results:
+        cells = [_cell(one["tools"].get(tool)) for tool in tools]
+        rows.append([f"{one['what']}, {one['unit']}", *cells, *(_aim(one) for _ in aims)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(found: Doc | None) -> str:
+    if found is None:
+        return ""
+    if len(found["samples"]) == 1:
+        return _number(found["median"])
+    return f"{_number(found['median'])} ({_number(found['min'])}–{_number(found['max'])})"
 
 
 def _number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
+# Where
 
 
 def _machine(bench: Bench) -> Doc:
@@ -103,11 +143,12 @@ def _machine(bench: Bench) -> Doc:
         "python": platform.python_version(),
         "disk": _filesystem(bench.work.parent),
         "load when it began": f"{bench.load_at_start:.1f}",
+        "cold is": "a fresh mount and no caches" if caches.can_drop else "a fresh mount; the disk's caches stayed warm",
     }
 
 
 def _inputs(bench: Bench) -> Doc:
-    made = {name: vars(bench)[name] for name in ("tree", "big_file") if name in vars(bench)}
+    made = {name: vars(bench)[name] for name in ("tree", "large", "big_file") if name in vars(bench)}
     return {
         name.replace("_", " "): f"{one.what}: {one.files:,} files, {one.bytes / 1e6:,.0f} MB"
         for name, one in made.items()
@@ -115,7 +156,7 @@ def _inputs(bench: Bench) -> Doc:
 
 
 def _filesystem(path: Path) -> str:
-    return _output("findmnt", "--noheadings", "--output", "FSTYPE,SOURCE", "--target", os.fspath(path)) or "?"
+    return _output("findmnt", "--noheadings", "--output", "FSTYPE", "--target", os.fspath(path)) or "?"
 
 
 def _lines(path: str) -> list[str]:
@@ -130,3 +171,7 @@ def _output(*words: str) -> str:
         return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:
         return ""
+
+
+def to_json(doc: Doc) -> str:
+    return json.dumps(doc, indent=2)
