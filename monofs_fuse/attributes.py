@@ -56,11 +56,18 @@ def set_owner(tree: Tree, inode: Inode, uid: int | None, gid: int | None) -> Non
     inode.uid = inode.uid if uid is None else uid
     inode.gid = inode.gid if gid is None else gid
     _attributes_changed(tree, inode)
-    drop_privileges(tree, inode)
+    # File capabilities are taken off by the kernel, but only for a chown: overlayfs sets them before the owner.
+    _drop_set_id(tree, inode)
 
 
 def drop_privileges(tree: Tree, inode: Inode) -> None:
-    """Clear what a write or chown must clear: setuid, setgid of an executable, file capabilities."""
+    """Clear what a write must clear: setuid, setgid of an executable, file capabilities."""
+    _drop_set_id(tree, inode)
+    if not inode.is_dir and inode.xattrs and _CAPABILITY in xattrs(tree, inode):
+        set_xattr(tree, inode, _CAPABILITY, None)
+
+
+def _drop_set_id(tree: Tree, inode: Inode) -> None:
     if inode.is_dir:
         return
     mode = inode.mode & ~stat.S_ISUID
@@ -69,8 +76,6 @@ def drop_privileges(tree: Tree, inode: Inode) -> None:
     if mode != inode.mode:
         inode.mode = mode
         _attributes_changed(tree, inode)
-    if inode.xattrs and _CAPABILITY in xattrs(tree, inode):
-        set_xattr(tree, inode, _CAPABILITY, None)
 
 
 def set_times(tree: Tree, inode: Inode, atime: int | None, mtime: int | None, ctime: int | None) -> None:

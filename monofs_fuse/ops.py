@@ -195,7 +195,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, ctx: RequestContext
     ) -> None:
-        self.tree.rename(self.tree.directory(old_parent), old, self.tree.directory(new_parent), new, flags)
+        source, target = self.tree.directory(old_parent), self.tree.directory(new_parent)
+        self.tree.rename(source, old, target, new, flags, (ctx.uid, ctx.gid))
         self._saver.poke()
 
     # Content

@@ -25,6 +25,7 @@ from store.version import Tree
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
+RENAME_WHITEOUT: Final = 4
 _CAPABILITY: Final = b"security.capability"
 
 
@@ -263,10 +264,23 @@ class Worktree:
         self._names_changed(parent)
         self.table.drop(inode)
 
-    def rename(self, old_parent: Directory, old: bytes, new_parent: Directory, new: bytes, flags: int) -> None:
-        """Raises EINVAL for flags it does not know, EEXIST, ENOTEMPTY, and so on as rename(2) says."""
+    def rename(
+        self,
+        old_parent: Directory,
+        old: bytes,
+        new_parent: Directory,
+        new: bytes,
+        flags: int,
+        owner: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Raises EINVAL for flags it does not know, EEXIST, ENOTEMPTY, and so on as rename(2) says.
+
+        A whiteout that is asked for is `owner`'s: what overlayfs puts where a name of a lower layer is gone.
+        """
         check_name(new)
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
+            raise Errno(errno.EINVAL)
+        if flags & RENAME_EXCHANGE and flags & RENAME_WHITEOUT:
             raise Errno(errno.EINVAL)
         inode = self.existing(old_parent, old)
         there = self.lookup(new_parent, new)
@@ -290,6 +304,8 @@ class Worktree:
         if there is not None:
             self._remove(new_parent, new, there)
         self._move(inode, old_parent, old, new_parent, new)
+        if flags & RENAME_WHITEOUT:
+            self.create(old_parent, old, Entry("char", 0, *owner))
 
     def _check_replace(self, inode: Inode, there: Inode) -> None:
         if isinstance(there, Directory):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from monofs_fuse import mountpoint
+from tests.mounted.programs import build
 from tests.suites.machine import Machine
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it changes owners and mounts tmpfs")
@@ -98,3 +99,32 @@ def machine() -> Iterator[Mount]:
 def mount(machine: Mount) -> Path:
     """An empty tree, mounted."""
     return machine.start()
+
+
+@pytest.fixture
+def work(machine: Mount) -> Iterator[Path]:
+    """A mount. Whatever the test leaves in it must be what is saved, and what comes back after a remount."""
+    from tests.mounted.test_law import imported  # which needs what is above
+
+    path = machine.start()
+    yield path
+    cid = imported(path)
+    assert machine.checkpoint() == cid
+    assert machine.remount() == cid
+    assert imported(path) == cid
+
+
+@pytest.fixture
+def home(machine: Mount) -> Path:
+    """A plain directory beside the mount."""
+    path = machine.dir.parent / "home"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def source(home: Path) -> Path:
+    """A tree with all there is, on the host's own filesystem."""
+    path = home / "source"
+    build(path)
+    return path

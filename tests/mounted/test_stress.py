@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.conftest import Mount, needs_root
+from tests.mounted.programs import run
 from tests.mounted.test_law import imported
-from tests.mounted.test_programs import run
 
 pytestmark = [pytest.mark.mounted, pytest.mark.slow, needs_root]
 

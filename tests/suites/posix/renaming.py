@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 
-from tests.suites.posix.tools import EXCHANGE, NOREPLACE, case, child, ended, fails, file, moved, opened, renameat2
+from tests.suites.posix.tools import EXCHANGE, NOREPLACE, WHITEOUT, case, child, ended, fails, file, moved, opened, renameat2
 
 
 @case
@@ -90,6 +91,24 @@ def rename_noreplace(at: Path) -> None:
         renameat2(at / "b", at / "c", NOREPLACE | EXCHANGE)
     with fails(errno.ENOENT):
         renameat2(at / "gone", at / "x", NOREPLACE)
+
+
+@case
+def rename_whiteout(at: Path) -> None:
+    """What overlayfs does to its upper layer: a device 0:0 says that the name is gone."""
+    file(at / "a")
+    file(at / "b")
+    ino = os.stat(at / "a").st_ino
+    assert moved(at, lambda: renameat2(at / "a", at / "b", WHITEOUT)) == "mc"
+    assert os.stat(at / "b").st_ino == ino and sorted(os.listdir(at)) == ["a", "b"]
+    found = os.stat(at / "a")
+    assert stat.S_ISCHR(found.st_mode) and found.st_rdev == 0 and found.st_nlink == 1
+    with fails(errno.EEXIST):
+        renameat2(at / "b", at / "a", WHITEOUT | NOREPLACE)
+    with fails(errno.EINVAL):
+        renameat2(at / "b", at / "a", WHITEOUT | EXCHANGE)
+    renameat2(at / "b", at / "a", WHITEOUT)
+    assert (at / "a").read_bytes() == b"data" and stat.S_ISCHR(os.stat(at / "b").st_mode)
 
 
 @case

@@ -19,7 +19,7 @@ SLOW_CASES: list[Case] = []
 
 USER, FRIEND, STRANGER = (4001, 4001), (4002, 4001), (4003, 4003)  # uid and gid; the first two share a group
 LIBC = ctypes.CDLL(None, use_errno=True)
-AT_FDCWD, NOREPLACE, EXCHANGE = -100, 1, 2
+AT_FDCWD, NOREPLACE, EXCHANGE, WHITEOUT = -100, 1, 2, 4
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # CAP_NET_BIND_SERVICE, permitted and effective
 PAGE = mmap.PAGESIZE
