@@ -8,7 +8,19 @@ import stat
 import tempfile
 from pathlib import Path
 
-from tests.suites.posix.tools import EXCHANGE, NOREPLACE, WHITEOUT, case, child, ended, fails, file, moved, opened, renameat2
+from tests.suites.posix.tools import (
+    EXCHANGE,
+    NOREPLACE,
+    WHITEOUT,
+    case,
+    child,
+    ended,
+    fails,
+    file,
+    moved,
+    opened,
+    renameat2,
+)
 
 
 @case
