@@ -56,6 +56,27 @@ def opened(path: Path, config: Config, depth: int = 0) -> Store:
     return LayeredStore(top, bases, config.identity, path / "layer") if bases else top
 
 
+def compact(path: Path) -> None:
+    """Give back to the disk what the database of the store in `path` does not need.
+
+    Raises Held if a process has it open and that must not be, NoSpace.
+    """
+    config = place.read_config(path)
+    home = path / config.backend
+    if config.backend == "lmdb":
+        from store import lmdb_store
+
+        lmdb_store.compact(home)
+        return
+    from store.flatfs_store import FlatFsStore
+
+    store = FlatFsStore(home, config.algorithm)
+    try:
+        store.compact()
+    finally:
+        store.close()
+
+
 def check_base(base: Path) -> Config:
     """Return what the store at `base` is, if it may be leaned on. Raises NotFound, NotAStore, FutureStore."""
     if not place.exists(place.config_path(base)):
@@ -109,4 +130,4 @@ def _plain(home: Path, config: Config) -> Store:
     return FlatFsStore(home, config.algorithm)
 
 
-__all__ = ["check_base", "make", "opened"]
+__all__ = ["check_base", "compact", "make", "opened"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import os
 import struct
@@ -15,10 +16,10 @@ from typing import Any, Final, TypeVar
 import lmdb
 
 from store import cid as cids
-from store import ledger, limits
+from store import ledger, limits, place
 from store.blocks import Change, Freed, Usage
 from store.cid import Algorithm, Cid
-from store.errors import NoSpace, NotFound, StoreError
+from store.errors import Held, NoSpace, NotFound, StoreError
 from store.packing import Compressors, packed, plain_bytes, unpacked
 from store.tables import Tables
 
@@ -53,8 +54,13 @@ class LmdbStore:
         self._pool = Compressors()
         self._dbs: dict[bytes, Database] = {}
         self._is_broken = False  # LMDB does nothing any more until it is opened anew
-        with self._writer, _translated(directory):
-            self._open()
+        self._in_use = _in_use(directory, fcntl.LOCK_SH)
+        try:
+            with self._writer, _translated(directory):
+                self._open()
+        except BaseException:
+            os.close(self._in_use)
+            raise
 
     # Reading
 
@@ -143,6 +149,9 @@ class LmdbStore:
         with self._writer, self._lock:
             self._env.close()
             self._is_broken = False
+            if self._in_use >= 0:
+                os.close(self._in_use)
+                self._in_use = -1
         self._pool.close()
 
     def _absent(self, blocks: Mapping[Cid, bytes]) -> list[bytes]:
@@ -250,6 +259,36 @@ class LmdbStore:
         return -(-size // self._map_step) * self._map_step
 
 
+def compact(directory: Path) -> None:
+    """Write the database anew without the room that deleted blocks left, and put it in place of the old one at once.
+
+    Needs as much room on the disk as the blocks take. Raises Held if a process has the store open, NoSpace.
+    """
+    try:
+        lock = _in_use(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Held("the store is in use: unmount what is mounted from it, and let other commands end") from None
+    made = directory / "compact.new"
+    try:
+        made.unlink(missing_ok=True)
+        with _translated(directory), lmdb.open(os.fspath(directory), max_dbs=len(_TABLES)) as env:
+            file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                env.copyfd(file, compact=True)
+                os.fsync(file)
+            finally:
+                os.close(file)
+        made.rename(directory / "data.mdb")
+        place.sync(directory)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(_FULL) from None
+        raise StoreError(f"cannot compact the store: {error.strerror}") from None
+    finally:
+        made.unlink(missing_ok=True)
+        os.close(lock)
+
+
 class _Tables:
     """Tables in one LMDB transaction."""
 
@@ -354,6 +393,20 @@ def _add_to_sums(txn: Transaction, db: Database, plain_more: int, stored_more: i
 def _has(txn: Transaction, table: Database, cid: Cid) -> bool:
     with txn.cursor(db=table) as cursor:
         return bool(cursor.set_key(cid))  # unlike `get`, copies no value
+
+
+def _in_use(directory: Path, how: int) -> int:
+    """Return a descriptor that tells others, while it is open, that the database is in use. Waits for `compact`."""
+    try:
+        file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"cannot open the store: {directory}: {error.strerror}") from None
+    try:
+        fcntl.flock(file, how)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 def _file_bytes(path: Path) -> int:

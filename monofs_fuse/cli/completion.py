@@ -47,7 +47,7 @@ def _grammar(verb: Verb) -> Grammar:
             options.append(Option(tuple(action.option_strings), action.help or "", value))
         else:
             positionals.append(_value(parser, action))
-            repeats = action.nargs == "+"
+            repeats = action.nargs in ("+", "*")
     return Grammar(verb.name, verb.summary, options, positionals, repeats)
 
 

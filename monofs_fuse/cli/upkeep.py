@@ -1,4 +1,4 @@
-"""The store as a whole: init, store-info, gc, check."""
+"""The store as a whole: init, store-info, gc."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from monofs_fuse.cli.keep import collected, freed
 from store import place, version
 from store.cid import ALGORITHMS, BLAKE3, Cid
 from store.errors import StoreError
+from store.layered_store import LayeredStore
 from store.repository import Repository
 
 # init
@@ -20,24 +21,43 @@ def init_options(parser: Parser) -> None:
     parser.add_argument(
         "--hash",
         choices=list(ALGORITHMS),
-        default=BLAKE3.name,
-        help=f"what CIDs are made with (default: {BLAKE3.name})",
+        help=f"what CIDs are made with (default: {BLAKE3.name}, or that of the base)",
     )
+    parser.add_argument(
+        "--backend",
+        choices=place.BACKENDS,
+        default=place.BACKENDS[0],
+        help=f"lmdb: one database; flatfs: a file for each block (default: {place.BACKENDS[0]})",
+    )
+    parser.add_argument(
+        "--base", metavar="STORE", action="append", default=[], help="a store to lean on; may be given again"
+    )
+    parser.kinds["base"] = "directory"
 
 
 def init(args: Args) -> int:
     """Make an empty store.
 
     `monofs import` does this by itself. The directory must be empty or not there yet; the
-    choice of the hash is for good.
+    choices are for good, but 'monofs store copy' makes a store of another kind with the same trees in it.
+
+    With --base the store is a layer over others: what a base has already is not stored again, its trees can be
+    mounted by their CIDs and forked, and nothing but the note of what is needed from it is ever written to it. The base
+    keeps that, whatever is forgotten in it, until the layer lets go of it; 'monofs store layers' lists these notes.
 
     Examples:
       monofs init
       monofs init --hash sha2-256 --store /srv/trees
+      monofs init --backend flatfs
+      monofs init --base /srv/trees --store ~/mine
     """
     path = config.store_path(args.store)
-    Repository.init(path, ALGORITHMS[args.hash]).close()
-    output.note(f"made a store at {path} with {args.hash}")
+    bases = tuple(config.store_path(base) for base in args.base)
+    algorithm = ALGORITHMS[args.hash] if args.hash else None
+    made = Repository.init(path, algorithm, backend=args.backend, bases=bases)
+    over = f" over {', '.join(map(str, bases))}" if bases else ""
+    output.note(f"made a store at {path} with {made.store.algorithm.name}{over}")
+    made.close()
     return 0
 
 
@@ -53,7 +73,7 @@ def store_info(args: Args) -> int:
 
     Logical bytes are the sizes of all files in all named and pinned trees; plain bytes are the
     distinct blocks these need; stored bytes are those blocks compressed; file bytes are what the disk gives
-    for them. JSON has the same keys.
+    for them. Borrowed blocks are those that this store needs and a base has. JSON has the same keys; bases is a list.
 
     Examples:
       monofs store-info
@@ -66,24 +86,30 @@ def store_info(args: Args) -> int:
         return 0
     width = max(map(len, doc))
     for key, value in doc.items():
-        if key.endswith("_bytes"):
+        if key == "bases":
+            value = ", ".join(value) or "-"
+        elif key.endswith("_bytes"):
             value = f"{value} ({output.human(value)})"
         output.line(f"{key.replace('_', ' '):>{width}}: {value}")
     return 0
 
 
 def _facts(repository: Repository) -> dict[str, Any]:
+    made = place.read_config(repository.path)
     usage = repository.store.usage()
     names = [name for _, name in repository.names()]
     pins = repository.pins()
     logical = sum(_size(repository, cid) for cid in [*(name.head or name.version for name in names), *pins])
     return {
         "path": str(repository.path),
-        "format": place.FORMAT,
-        "hash": repository.store.algorithm.name,
+        "format": made.format,
+        "backend": made.backend,
+        "bases": list(made.bases),
+        "hash": made.algorithm.name,
         "names": len(names),
         "pins": len(pins),
         "blocks": usage.blocks,
+        "blocks_borrowed": len(repository.store.borrowed()) if isinstance(repository.store, LayeredStore) else 0,
         "blocks_to_free": usage.waiting,
         "logical_bytes": logical,
         "plain_bytes": usage.plain,

@@ -58,6 +58,7 @@ GROUPS: Final = {
         Verb("store-info", "upkeep", "store_info", "where the store is and how much is in it"),
         Verb("gc", "upkeep", "gc", "delete what nothing refers to"),
         Verb("check", "checking", "check", "verify every block and every count"),
+        Verb("store", "stores", "store", "copy a store, compact it, list the layers over it"),
     ),
     "The shell": (Verb("completion", "completion", "completion", "print a completion script for bash, zsh or fish"),),
 }
