@@ -91,7 +91,7 @@ def test_unknown_shell_is_wrong_usage(monofs: Monofs) -> None:
     ("typed", "completed"),
     [
         ("monofs umo\t", "monofs umount"),
-        ("monofs store\t", "monofs store-info"),
+        ("monofs store-\t", "monofs store-info"),
         ("monofs mount --read\t", "monofs mount --read-only"),
         ("monofs init --hash sh\t", "monofs init --hash sha2-256"),
         ("monofs completion f\t", "monofs completion fish"),
