@@ -117,7 +117,10 @@ class Repository:
     # Reading
 
     def resolve(self, text: str) -> Target:
-        """Return what CID|NAME[/path] means. Of names that could be meant the longest is. Raises NotFound, BadCid."""
+        """Return what CID|NAME[/path] means. Of names that could be meant the longest is; without one, an image's.
+
+        Raises NotFound, BadCid.
+        """
         first, _, rest = text.partition("/")
         if cids.looks_like(first):
             cid = cids.parse(first)
@@ -128,6 +131,11 @@ class Repository:
             found = self.name(name)
             if found is not None:
                 return Target(self.head(found), name, os.fsencode("/".join(parts[count:])))
+        from store.oci import images  # which takes a while, and most commands are about names
+
+        image = images.resolve(self.store, self.cache, text)
+        if image is not None:
+            return Target(image[0], None, image[1])
         raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
 
     def name(self, name: str) -> Name | None:

@@ -1,0 +1,130 @@
+"""An image's configuration: how it wants to be run, and the layers that it is made of."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+from store.oci import digest as digests
+from store.oci import limits, media
+from store.oci.errors import BadImage
+from store.oci.media import Platform
+
+_PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
+
+
+class History(NamedTuple):
+    """How a layer came to be; `empty` for a step that made none."""
+
+    created: str
+    created_by: str
+    comment: str
+    empty: bool
+
+
+class Config(NamedTuple):
+    """What is needed to run an image. `env` has NAME=VALUE, `ports` has 80/tcp."""
+
+    platform: Platform
+    diff_ids: tuple[str, ...]
+    history: tuple[History, ...] = ()
+    created: str = ""
+    author: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    stop_signal: str = ""
+
+    def command(self, *args: str) -> tuple[str, ...]:
+        """Return what to run: the entrypoint with `args`, or with the image's own where there are none."""
+        return self.entrypoint + (args or self.cmd)
+
+    def environment(self) -> dict[str, str]:
+        return dict(entry.split("=", 1) for entry in self.env)
+
+
+def parse(data: bytes) -> Config:
+    """Raises BadImage. What only other tools need is left alone."""
+    doc = media.load(data, "the image's configuration")
+    rootfs = _object(doc, "rootfs")
+    if rootfs.get("type", "layers") != "layers":
+        raise BadImage("the image's rootfs is not made of layers")
+    diff_ids = tuple(digests.check(diff_id) for diff_id in _array(rootfs, "diff_ids", limits.layers_max))
+    run = _object(doc, "config")
+    return Config(
+        platform=media.normal(Platform(_text(doc, "os"), _text(doc, "architecture"), _text(doc, "variant"))),
+        diff_ids=diff_ids,
+        history=tuple(map(_history, _array(doc, "history", limits.history_max))),
+        created=_text(doc, "created"),
+        author=_text(doc, "author"),
+        env=tuple(map(_variable, _texts(run, "Env"))),
+        entrypoint=_texts(run, "Entrypoint"),
+        cmd=_texts(run, "Cmd"),
+        user=_text(run, "User"),
+        workdir=_text(run, "WorkingDir"),
+        ports=tuple(sorted(filter(None, map(_port, _object(run, "ExposedPorts"))))),
+        volumes=tuple(sorted(_object(run, "Volumes"))),
+        labels=tuple(sorted((key, str(value)) for key, value in _object(run, "Labels").items())),
+        stop_signal=_text(run, "StopSignal"),
+    )
+
+
+def _history(doc: Any) -> History:
+    if not isinstance(doc, dict):
+        raise BadImage("the history in the image's configuration is no list of objects")
+    fields = (_text(doc, "created"), _text(doc, "created_by"), _text(doc, "comment"))
+    return History(*fields, doc.get("empty_layer") is True)
+
+
+def _variable(text: str) -> str:
+    name, equals, _ = text.partition("=")
+    if not name or "\0" in text:
+        raise BadImage("a variable in the image's environment has no name")
+    return text if equals else text + "="
+
+
+def _port(text: str) -> str | None:
+    found = _PORT.fullmatch(text)
+    if found is None or not all(0 < int(number) < 1 << 16 for number in found.group(1, 2) if number):
+        raise BadImage(f"the image exposes what is no port: {text[:40]!a}")
+    first, last, protocol = found.groups()
+    return f"{first}{'-' + last if last else ''}/{(protocol or 'tcp').lower()}"
+
+
+def _object(doc: dict[str, Any], key: str) -> dict[str, Any]:
+    found = doc.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise BadImage(f"'{key}' in the image's configuration is no object")
+    return found
+
+
+def _array(doc: dict[str, Any], key: str, length_max: int) -> list[Any]:
+    found = doc.get(key)
+    if found is None:
+        return []
+    if not isinstance(found, list) or len(found) > length_max:
+        raise BadImage(f"'{key}' in the image's configuration is no list, or too long")
+    return found
+
+
+def _text(doc: dict[str, Any], key: str) -> str:
+    found = doc.get(key)
+    if found is None:
+        return ""
+    if not isinstance(found, str) or "\0" in found:
+        raise BadImage(f"'{key}' in the image's configuration is no text")
+    return found
+
+
+def _texts(doc: dict[str, Any], key: str) -> tuple[str, ...]:
+    found = _array(doc, key, limits.config_bytes_max)
+    if not all(isinstance(text, str) and "\0" not in text for text in found):
+        raise BadImage(f"'{key}' in the image's configuration is no list of texts")
+    return tuple(found)
