@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from store import cid as cids
-from store import codec, lease, limits, names, repository
+from store import codec, lease, limits, names, repository, shape
 from store.blocks import Store
+from store.bookmark import Bookmark
 from store.cid import Cid
 from store.directory import printable
-from store.errors import BadCid, Corrupt, StoreError
-from store.layered_store import seen_through
+from store.errors import BadCid, Corrupt
+from store.layered_store import LayeredStore, seen_through
 from store.ledger import RECORD_CID
-from store.nodes import DIRECTORY, Node
 from store.progress import SILENT, Progress
 from store.repository import Repository
+from store.shape import Shape, Shapes
 from store.tables import Tables
+from store.whereabouts import Place, places_of
 
-Kind = Literal["corrupt", "missing", "count", "queue", "record"]
+Kind = Literal["corrupt", "missing", "shape", "count", "queue", "record", "held"]
 Counts = dict[Cid, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a block is needed. `root` is a name, a pinned CID, or who else holds it; `path` lies in its tree."""
-
-    root: str
-    path: bytes
-
-    def __str__(self) -> str:
-        return f"{self.root}/{printable(self.path)}" if self.path else self.root
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,37 +74,99 @@ class Repaired(NamedTuple):
 # Examining
 
 
-def examine(store: Store, progress: Progress | None = None) -> Report:
+def examine(
+    store: Store,
+    progress: Progress | None = None,
+    begin: Bookmark | None = None,
+    save: Callable[[Bookmark], None] | None = None,
+) -> Report:
     """Read every block of the store as it is now, and recount all references. Others may go on writing meanwhile.
 
-    Changes nothing. Holds a count for each block in memory. `progress` gets blocks as files without paths.
+    Changes nothing. Holds a count for each block in memory. `progress` gets blocks as files without paths. With `begin`
+    the bytes that were read then are not read again, but for those that were bad; nodes are, for their links. `save` is
+    told now and then how far this has come, and when it is interrupted.
     """
     usage = store.usage()
     watch = progress or SILENT
     watch.totals(usage.blocks, usage.plain)
-    return store.view(lambda tables: _examined(seen_through(store, tables), watch))
+    reading = _Reading(watch, begin, save)
+    report = store.view(lambda tables: _examined(seen_through(store, tables), reading))
+    if not isinstance(store, LayeredStore):
+        return report
+    unheld = (Problem("held", cid, "is needed here but not held in the base that has it") for cid in store.unheld())
+    return Report(report.blocks, report.bytes, (*report.problems, *unheld))
 
 
-def _examined(tables: Tables, progress: Progress) -> Report:
+def _examined(tables: Tables, reading: _Reading) -> Report:
     expected: Counts = {}
     corrupt: dict[Cid, str] = {}
-    blocks = size = 0
-    for found in _read(tables):
-        blocks += 1
-        size += found.size
-        progress.file(b"", found.size)
-        progress.advance(found.size)
-        expected.setdefault(found.cid, 0)
-        _count(expected, found.links)
-        if found.problem:
-            corrupt[found.cid] = found.problem
+    shapes: dict[Cid, str] = {}
+    seen = Shapes()
+    blocks = 0
+    with closing(reading.blocks(tables)) as every:  # so that it can save its place at once
+        for found in every:
+            blocks += 1
+            expected.setdefault(found.cid, 0)
+            _count(expected, found.links)
+            if found.problem:
+                corrupt[found.cid] = found.problem
+            if found.shape is not None:
+                seen.see(found.cid, found.shape)
+                if found.shape.problem:
+                    shapes[found.cid] = found.shape.problem
+    shapes.update((cid, "ends where no node may end") for cid in seen.torn())
     problems = _count_roots(tables, expected)
     missing = [cid for cid, count in expected.items() if count and not tables.has(cid)]
-    places = _places(tables, frozenset(corrupt).union(missing))
+    places = places_of(tables, frozenset(corrupt).union(missing, shapes))
     problems += [Problem("corrupt", cid, f"is corrupt: {why}", places[cid]) for cid, why in corrupt.items()]
     problems += [Problem("missing", cid, "is missing", places[cid]) for cid in missing]
+    problems += [Problem("shape", cid, f"is not canonical: {why}", places[cid]) for cid, why in shapes.items()]
     problems += _wrong_counts(tables, expected, any(cid.is_node for cid in (*corrupt, *missing)))
-    return Report(blocks, size, tuple(problems))
+    return Report(blocks, reading.size, tuple(problems))
+
+
+class _Reading:
+    """One reading of all blocks, in the order of their CIDs: bytes first, then nodes."""
+
+    def __init__(self, progress: Progress, begin: Bookmark | None, save: Callable[[Bookmark], None] | None) -> None:
+        self.size = begin.size if begin else 0
+        self._progress, self._begin, self._save = progress, begin, save
+        self._last = begin.after if begin else None
+        self._bad = set(begin.bad) if begin else set[Cid]()
+        self._saved = self._raw_size = self.size
+        if begin is not None:
+            progress.advance(begin.size)
+
+    def blocks(self, tables: Tables) -> Generator[_Found, None, None]:
+        try:
+            for found in _read(tables, self._skips):
+                self.size += found.size
+                self._progress.file(b"", found.size)
+                self._progress.advance(found.size)
+                if not found.cid.is_node and (self._last is None or found.cid > self._last):
+                    self._note(found)
+                if self.size - self._saved >= limits.check_bytes_per_save:
+                    self.save()
+                yield found
+        except BaseException:
+            self.save()
+            raise
+
+    def _note(self, found: _Found) -> None:
+        self._last = found.cid
+        if found.problem:
+            self._bad.add(found.cid)  # to be read once more
+        else:
+            self._raw_size += found.size
+
+    def save(self) -> None:
+        if self._save is not None and self._last is not None:
+            self._saved = self.size
+            self._save(Bookmark(self._last, self._raw_size, frozenset(self._bad)))
+
+    def _skips(self, cid: Cid) -> bool:
+        begin = self._begin
+        return begin is not None and not cid.is_node and cid <= begin.after and cid not in begin.bad
 
 
 class _Found(NamedTuple):
@@ -123,19 +176,21 @@ class _Found(NamedTuple):
     size: int
     links: frozenset[Cid]
     problem: str
+    shape: Shape | None = None
 
 
-_Load = tuple[Cid, Callable[[], bytes]]
+_Load = tuple[Cid, Callable[[], bytes] | None]
 
 
-def _read(tables: Tables) -> Iterator[_Found]:
+def _read(tables: Tables, skips: Callable[[Cid], bool]) -> Iterator[_Found]:
     """Read and hash every block on all cores: zstd and the hash functions let go of the GIL."""
     threads = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads, thread_name_prefix="monofs-check") as pool:
         running: deque[Future[list[_Found]]] = deque()
         every = iter(tables.cids())
-        while some := [(cid, tables.load(cid)) for cid in islice(every, limits.check_blocks_per_step)]:
-            running.append(pool.submit(_all_found, some))
+        while some := list(islice(every, limits.check_blocks_per_step)):
+            loads = [(cid, None if skips(cid) else tables.load(cid)) for cid in some]
+            running.append(pool.submit(_all_found, loads))
             if len(running) > 2 * threads:
                 yield from running.popleft().result()
         for last in running:
@@ -143,7 +198,7 @@ def _read(tables: Tables) -> Iterator[_Found]:
 
 
 def _all_found(loads: Iterable[_Load]) -> list[_Found]:
-    return [_found(cid, load) for cid, load in loads]
+    return [_found(cid, load) if load else _Found(cid, 0, frozenset(), "") for cid, load in loads]
 
 
 def _found(cid: Cid, load: Callable[[], bytes]) -> _Found:
@@ -153,7 +208,7 @@ def _found(cid: Cid, load: Callable[[], bytes]) -> _Found:
         data = load()
         size = len(data)
         cids.verify(cid, data)
-        return _Found(cid, size, codec.links(cid, data), "")
+        return _Found(cid, size, codec.links(cid, data), "", shape.of(cid, data))
     except Corrupt as error:
         return _Found(cid, size, frozenset(), error.why)
     except BadCid as error:
@@ -226,112 +281,6 @@ def _count_problems(tables: Tables, expected: Counts) -> Iterator[tuple[Problem,
         if expected.get(cid) != 0:
             why = f"{expected[cid]} refer to it" if cid in expected else "is not here"
             yield Problem("queue", cid, f"waits to be deleted, but {why}"), False
-
-
-# Where bad blocks are needed
-
-
-def _places(tables: Tables, bad: frozenset[Cid]) -> dict[Cid, tuple[Place, ...]]:
-    """Return the first few places of each bad block."""
-    places: dict[Cid, list[Place]] = {cid: [] for cid in bad}
-    if bad:
-        above = _above(tables, bad)
-        for root, starts in sorted(_roots(tables), key=_people_first):
-            _walk(tables, root, starts, above, places)
-    return {cid: tuple(found) for cid, found in places.items()}
-
-
-def _above(tables: Tables, bad: frozenset[Cid]) -> set[Cid]:
-    """Return the bad blocks and every node from which a root leads to one."""
-    above, below = set(bad), set[Cid]()  # `below`: nodes with nothing bad under them
-    for _, starts in _roots(tables):
-        stack = [(RECORD_CID, iter(starts))]
-        while stack:
-            cid, links = stack[-1]
-            for link in links:
-                if link in above:
-                    above.add(cid)
-                elif link.is_node and link not in below:
-                    stack.append((link, iter(codec.links(link, tables.load(link)()))))
-                    break
-            else:
-                stack.pop()
-                if cid not in above:
-                    below.add(cid)
-                elif stack:
-                    above.add(stack[-1][0])
-    return above
-
-
-def _walk(tables: Tables, root: str, starts: Iterable[Cid], above: set[Cid], places: dict[Cid, list[Place]]) -> None:
-    """Add the places of bad blocks below `starts`; of a tree that several versions share, those in the newest."""
-    seen: set[tuple[Cid, bytes]] = set()
-    todo = deque((start, root, b"") for start in starts)
-    while todo:
-        cid, label, path = todo.popleft()
-        if cid not in above or (cid, path) in seen:
-            continue
-        seen.add((cid, path))
-        if cid not in places:
-            todo.extend(_below(root, label, path, cid, tables.load(cid)()))
-        elif len(places[cid]) <= limits.check_places_max:
-            places[cid].append(Place(label, path))
-
-
-def _below(root: str, label: str, path: bytes, cid: Cid, data: bytes) -> Iterator[tuple[Cid, str, bytes]]:
-    """Yield each link of a node, with the root and path that it belongs to."""
-    doc = codec.decode(cid, data)
-    if isinstance(doc, dict) and doc.get("type") == "version":
-        previous = doc.get("previous")
-        for link in sorted(codec.links(cid, data)):
-            is_previous = isinstance(previous, list) and link in previous
-            yield link, f"{root} (version {link})" if is_previous else label, path
-        return
-    leaf = _directory_leaf(cid, data)
-    if leaf is None:
-        yield from ((link, label, path) for link in sorted(codec.links(cid, data)))
-        return
-    for name, entry in leaf.items:
-        here = path + b"/" + name if path else name
-        yield from ((value, label, here) for value in entry.values() if isinstance(value, Cid))
-
-
-def _directory_leaf(cid: Cid, data: bytes) -> Node | None:
-    try:
-        node = Node.decode(cid, data)
-    except StoreError:
-        return None
-    return node if node.flavor is DIRECTORY and node.level == 0 else None
-
-
-def _roots(tables: Tables) -> Iterator[tuple[str, list[Cid]]]:
-    """Yield what people call each root, and what it refers to, the newest first."""
-    for key, record in tables.roots():
-        try:
-            links = sorted(codec.links_of_record(RECORD_CID, record))
-            if key.startswith(repository.NAME):
-                version = names.decode(record).version
-                links.sort(key=lambda link, version=version: link == version)  # type: ignore[misc]
-            yield _called(key, record), links
-        except Corrupt:
-            continue
-
-
-def _called(key: bytes, record: bytes) -> str:
-    if key.startswith(lease.PREFIX):
-        return _MOUNT + printable(os.fsencode(lease.decode(key, record).mountpoint))
-    for prefix in (repository.NAME, repository.PIN):
-        if key.startswith(prefix):
-            return printable(key[len(prefix) :])
-    return _HELD + printable(key)
-
-
-_MOUNT: Final = "the mount on "
-_HELD: Final = "what is held by "
-
-
-def _people_first(root: tuple[str, list[Cid]]) -> tuple[bool, str]:
-    return root[0].startswith((_MOUNT, _HELD)), root[0]
 
 
 # Repairing

@@ -69,6 +69,7 @@ open_directories_max: Final = 128
 gc_blocks_per_step: Final = 1024
 
 check_blocks_per_step: Final = 32  # read by one thread at a time
+check_bytes_per_save: Final = 1 * GIB  # read between two bookmarks
 check_places_max: Final = 8  # told for each bad block
 check_counts_max: Final = 100  # told one by one
 draft_extent_bytes_max: Final = 1 * MIB

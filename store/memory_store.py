@@ -79,7 +79,7 @@ class _Tables:
             self.records[key] = record
 
     def cids(self) -> Iterator[Cid]:
-        return iter(self.blocks)
+        return iter(sorted(self.blocks))
 
     def counts(self) -> Iterator[tuple[Cid, int]]:
         return iter(self.counted.items())

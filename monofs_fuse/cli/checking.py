@@ -7,6 +7,7 @@ from typing import Any
 from monofs_fuse import progress
 from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import Args, Parser, opened
+from store import bookmark
 from store import check as checks
 from store.check import Problem, Repaired, Report
 from store.repository import Repository
@@ -14,6 +15,7 @@ from store.repository import Repository
 
 def check_options(parser: Parser) -> None:
     parser.add_argument("--repair", action="store_true", help="take out what is corrupt, and count everything anew")
+    parser.add_argument("--resume", action="store_true", help="go on where the last check was interrupted")
     parser.json()
 
 
@@ -21,7 +23,11 @@ def check(args: Args) -> int:
     """Read every block, compare it with its CID, and recount all references.
 
     Each problem is a line, with the names and paths that need the block. Imports and mounts may go on
-    meanwhile. With --repair corrupt blocks are taken out, so that storing the same content again
+    meanwhile. It uses all cores. Interrupted by Ctrl-C, or killed, it leaves run/check.json in the store, and --resume
+    goes on from there: bytes that were read are not read again, so those stored meanwhile may be left out; nodes
+    and counts are looked at anew. Of a layer only its own blocks are read: check its base too.
+
+    With --repair corrupt blocks are taken out, so that storing the same content again
     brings them back, and counts are set right; then everything is read once more.
 
     JSON: blocks, bytes (as read), clean (how the store is now), problems (what was found: kind, cid or null, text,
@@ -31,11 +37,12 @@ def check(args: Args) -> int:
     Examples:
       monofs check
       monofs check --repair
+      monofs check --resume
 
     Exit codes: 0 the store is clean (now); 1 it is not, or an error; 2 wrong usage; 130 interrupted.
     """
     with opened(args) as repository:
-        found = now = _examined(repository)
+        found = now = _examined(repository, args.resume)
         repaired = None
         if args.repair and not found.is_clean:
             repaired = checks.repair(repository, found)
@@ -47,9 +54,19 @@ def check(args: Args) -> int:
     return 0 if now.is_clean else 1
 
 
-def _examined(repository: Repository) -> Report:
-    with progress.watched() as watcher:
-        return checks.examine(repository.store, watcher)
+def _examined(repository: Repository, resume: bool = False) -> Report:
+    path = bookmark.path_of(repository.run_directory)
+    begin = bookmark.load(path) if resume else None
+    if resume and begin is None:
+        output.note("no check was interrupted; this one begins at the start")
+    try:
+        with progress.watched() as watcher:
+            report = checks.examine(repository.store, watcher, begin, lambda mark: bookmark.save(path, mark))
+    except KeyboardInterrupt:
+        output.note("'monofs check --resume' goes on from here")
+        raise
+    bookmark.clear(path)
+    return report
 
 
 def _tell(found: Report, repaired: Repaired | None, now: Report) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import pytest
 
 from store.cid import parse
 from store.repository import Repository
-from tests.fuse.cli_command import Monofs, damage, plant
+from tests.fuse.cli_command import ROOT, Monofs, damage, plant
+from tests.suites.machine import until
 
 
 @pytest.fixture
@@ -281,6 +285,24 @@ def test_check_repair_and_import_make_it_whole(damaged: tuple[Monofs, str]) -> N
     monofs.ok("import", "tree")
     assert monofs.ok("check").code == 0
     assert monofs.ok("cat", "t/sub/b").out == (monofs.directory / "tree/sub/b").read_bytes()
+
+
+def test_check_is_interrupted_and_resumed(monofs: Monofs) -> None:
+    mark = monofs.store / "run/check.json"
+    result = monofs.run("check", "--resume")
+    assert result.code == 0 and "begins at the start" in result.err
+    plant(monofs.directory / "more", {str(number): os.urandom(200) for number in range(5000)})
+    monofs.ok("import", "more")
+    script = "import sys; from store import limits; from monofs_fuse import cli; limits.check_bytes_per_save = 1; "
+    command = [sys.executable, "-c", script + "sys.exit(cli.main(['check']))"]
+    process = subprocess.Popen(command, env=monofs.env, stderr=subprocess.PIPE, cwd=ROOT)
+    until(lambda: mark.exists() or process.poll() is not None)  # with such limits it takes its time
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130 and b"--resume" in said
+    assert mark.exists()
+    assert "begins" not in monofs.ok("check", "--resume").err
+    assert not mark.exists(), "it came to its end"
 
 
 def test_check_repair_sets_counts_right(monofs: Monofs) -> None:
