@@ -21,7 +21,7 @@ def encode(doc: Doc) -> bytes:
 def decode(cid: Cid, data: bytes) -> Doc:
     """Return the document in the node `cid`. Raises Corrupt if it is not canonical DAG-CBOR."""
     try:
-        return cbrrr.decode_dag_cbor(data, cid_ctor=_link)
+        return cbrrr.decode_dag_cbor(data, cid_ctor=cids.checked)
     except (ValueError, StoreError) as error:
         raise Corrupt(cid, f"not canonical DAG-CBOR ({error})") from None
 
@@ -37,7 +37,7 @@ def links_of_record(cid: Cid, data: bytes) -> frozenset[Cid]:
     found: list[Cid] = []
 
     def collect(link: bytes) -> None:
-        found.append(_link(link))
+        found.append(cids.checked(link))
 
     try:
         cbrrr.decode_dag_cbor(data, cid_ctor=collect)
@@ -55,7 +55,3 @@ def array_header(count: int) -> bytes:
 
 
 _ARRAY_FORMS: Final = ((24, 0x80, 0), (1 << 8, 0x98, 1), (1 << 16, 0x99, 2), (1 << 32, 0x9A, 4))
-
-
-def _link(data: bytes) -> Cid:
-    return cids.checked(data)
