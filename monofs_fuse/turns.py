@@ -2,7 +2,8 @@
 
 By themselves the workers pass a lock to one another at every request and arm epoll each time, which costs about as
 much as the request. Here one worker keeps the turn for as long as its handlers answer at once; a handler that must
-wait hands it over first (`Turns.over`). Between requests the descriptor is polled a few times before the worker parks.
+wait hands it over first (`Turns.over`). Between requests the descriptor is polled a few times; then the worker waits
+in the kernel for it and for whatever trio waits for; only when nothing happens for a while it parks as trio's tasks do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import trio
 from trio.lowlevel import Task
 
 WORKERS: Final = 32  # so many handlers can wait at once
-_POLLS: Final = 8  # before parking; about a microsecond each
+_POLLS: Final = 8  # before waiting; about a microsecond each
+_WAIT_MS: Final = 2  # before parking: by so much a task that became ready without an event may be late
+_WAIT_COUNTS: Final = 8  # as many requests, so that others get their chance in time
 _FAIR_EVERY: Final = 64  # requests after which other tasks get their chance
 _WATCH_SECONDS: Final = 1.0
 _GONE: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
@@ -30,6 +33,8 @@ class Turns:
         self._fd = _session_fd()
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
+        self._trio_fd: int | None = None
+        self._both = select.poll()
         self._idle = trio.lowlevel.ParkingLot()
         self._holder: Task | None = None
         self._gone = False
@@ -39,6 +44,10 @@ class Turns:
 
     async def serve(self) -> None:
         """Answer requests until the filesystem is unmounted or `stop` is called."""
+        self._trio_fd = _only_fd("anon_inode:[eventpoll]")
+        for fd in (self._fd, self._trio_fd):
+            if fd is not None:
+                self._both.register(fd, select.POLLIN)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             await pyfuse3.main(max_tasks=WORKERS)
@@ -62,12 +71,32 @@ class Turns:
         if self._gone:
             return False
         self._holder = task
-        self._served += 1
-        if self._served % _FAIR_EVERY == 0:
-            await trio.lowlevel.checkpoint()
-        for _ in range(_POLLS):
-            if events := self._poll.poll(0):
-                return self._is_alive(events)
+        while not self._gone:
+            self._served += 1
+            if self._served >= _FAIR_EVERY:
+                self._served = 0
+                await trio.lowlevel.checkpoint()
+            for _ in range(_POLLS):
+                if events := self._poll.poll(0):
+                    return self._is_alive(events)
+            ready = self._wait_for_both()
+            if self._fd in ready:
+                self._served += _WAIT_COUNTS
+                return self._is_alive(list(ready.items()))
+            if not ready:
+                return await self._park()
+            self._served = _FAIR_EVERY  # it is trio that has something to do
+        return False
+
+    def _wait_for_both(self) -> dict[int, int]:
+        """Wait a little for a request or an event of trio's. Returns what is ready.
+
+        To park in trio costs more than most requests, and a client that does something between its requests would have
+        us park each time.
+        """
+        return {} if self._trio_fd is None else dict(self._both.poll(_WAIT_MS))
+
+    async def _park(self) -> bool:
         try:
             await trio.lowlevel.wait_readable(self._fd)
         except trio.ClosedResourceError:
@@ -92,10 +121,19 @@ class Turns:
 
 def _session_fd() -> int:
     """Return the descriptor of the FUSE session, which pyfuse3 keeps to itself."""
+    fd = _only_fd("/dev/fuse")
+    if fd is None:
+        raise RuntimeError("no FUSE session in this process, or more than one")
+    return fd
+
+
+def _only_fd(what: str) -> int | None:
+    """Return this process's descriptor of `what`; None if there is none, or more than one."""
+    found = []
     for name in os.listdir("/proc/self/fd"):
         try:
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                return int(name)
+            if os.readlink(f"/proc/self/fd/{name}") == what:
+                found.append(int(name))
         except OSError:
             continue
-    raise RuntimeError("no FUSE session in this process")
+    return found[0] if len(found) == 1 else None
