@@ -31,3 +31,6 @@ read_ahead_kb: Final = 1024
 save_retry_seconds: Final = 2.0
 leave_seconds: Final = 2.0
 exit_seconds: Final = 30.0
+
+# Python looks for garbage in cycles after so many new objects, and for old garbage every so many times.
+collect_objects: Final = (50_000, 20, 20)

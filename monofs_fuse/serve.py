@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -36,11 +37,22 @@ def run(session: Session, ready: Callable[[], None]) -> str:
     except RuntimeError as error:
         raise MountError(f"cannot mount on {session.mountpoint}: {error}") from None
     server.take_turns()
+    _collect_seldom()
     try:
         trio.run(server.run)
     finally:
         pyfuse3.close(unmount=True)
     return str(server.cid)
+
+
+def _collect_seldom() -> None:
+    """Looking for cycles costs as much as all else when a tree is read: there are many inodes, none of them garbage.
+
+    What is here now is never looked at again; the rest after so many more objects than before.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*limits.collect_objects)
 
 
 def _options(session: Session) -> set[str]:
