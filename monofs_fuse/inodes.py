@@ -28,6 +28,7 @@ class Inode:
         "gid",
         "held",
         "ino",
+        "is_cached",
         "kind",
         "linked",
         "lookups",
@@ -59,6 +60,7 @@ class Inode:
         self.regrouped = False  # its paths are to be written into that tree
         self.lookups = 0  # references the kernel holds
         self.opens = 0
+        self.is_cached = False  # the kernel may have pages of it: it was opened, or made
         self.held: bytes | None = None  # what keeps the content of an open file without names
 
     @property

@@ -28,6 +28,7 @@ request_bytes_max: Final = 64 * 1024  # on the control socket
 reply_bytes_max: Final = 1 * MIB
 start_seconds: Final = 60.0
 read_ahead_kb: Final = 1024
+ahead_bytes_max: Final = 128 * 1024  # a file no larger than this is put into the kernel's cache when it is opened
 save_retry_seconds: Final = 2.0
 leave_seconds: Final = 2.0
 exit_seconds: Final = 30.0

@@ -17,6 +17,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
 from monofs_fuse import attributes, limits, mountpoint
+from monofs_fuse.ahead import Ahead
 from monofs_fuse.errors import Errno, number_of
 from monofs_fuse.inodes import Directory, Inode
 from monofs_fuse.saver import Saver
@@ -78,6 +79,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._saver = saver
         self._store_path = store_path
         self._about = about  # virtual attributes of the root
+        self._ahead = Ahead(tree)
         self._listings: dict[int, _Listing] = {}
         self._next_listing = 1
         self._flushing: dict[int, trio.Event] = {}  # thread that is about to open the root -> when that is closed again
@@ -165,6 +167,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     ) -> tuple[FileInfo, EntryAttributes]:
         attributes = await self._create(parent, name, Entry("file", stat.S_IMODE(mode), ctx.uid, ctx.gid))
         inode = self.tree.inode(attributes.st_ino)
+        inode.is_cached = True
         self.tree.opened(inode)
         return FileInfo(fh=inode.ino), attributes
 
@@ -207,10 +210,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
             self._truncate(inode, 0, ctx)
         self.tree.opened(inode)
+        self._ahead.opening(inode, flags)
         return FileInfo(fh=ino)
 
     @_answering
     async def read(self, ino: int, offset: int, size: int) -> bytes:
+        self._ahead.read(ino)
         return self.tree.read(self.tree.inode(ino), offset, size)
 
     @_answering
@@ -227,6 +232,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def release(self, ino: int) -> None:
+        self._ahead.closed(ino)
         self.tree.closed(self.tree.inode(ino))
 
     @_answering

@@ -16,6 +16,7 @@ import pytest
 
 from monofs_fuse import mountpoint
 from tests.mounted.programs import build
+from tests.suites import counted
 from tests.suites.machine import Machine
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it changes owners and mounts tmpfs")
@@ -43,6 +44,12 @@ class Mount(Machine):
             f"mounts.start(Path({os.fspath(self.store)!r}), 't', {os.fspath(self.dir)!r})"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
+        self._daemons.append(os.pidfd_open(self.pid))
+        return self.dir
+
+    def start_counted(self, target: str = "t") -> Path:
+        """Mount with a daemon that counts what it does (see `counted.counts`)."""
+        counted.start(self.store, target, self.dir)
         self._daemons.append(os.pidfd_open(self.pid))
         return self.dir
 
