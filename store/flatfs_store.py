@@ -56,6 +56,7 @@ class FlatFsStore:
         self._files = BlockFiles(directory)
         self._writing = Gate(directory / "write.lock")
         self._viewing = Gate(directory / "view.lock")  # no file of a block goes while somebody looks at all of them
+        self._abandoned: set[Cid] = set()  # loose files of ours, of changes that failed
         self._writer, self._lock = threading.Lock(), threading.Lock()  # of the two connections
         with self._translated():
             self._open()
@@ -145,14 +146,16 @@ class FlatFsStore:
         with self._translated(), self._files.written(self._absent(change.blocks)) as new:
             if not new:
                 return self._transact(run)
+            self._abandoned.difference_update(new)
             self._transact(lambda tables: tables.set_loose(new, str(Owner.current())))
             try:
                 return self._transact(run, new)
             except BaseException:
+                self._abandoned.update(new)
                 with suppress(StoreError):
                     # A commit that failed may still be found in the log after a crash; one that follows it may not.
                     self._transact(lambda tables: tables.touch())
-                    self._clear(str(Owner.current()), new)
+                    self._clear()
                 raise
 
     def gc(self, blocks_max: int) -> Freed:
@@ -206,16 +209,18 @@ class FlatFsStore:
                 if self._db.in_transaction:
                     self._db.execute("rollback")
 
-    def _clear(self, owner: str = _NOBODY, only: Mapping[Cid, Written] | None = None) -> None:
-        """Remove loose files: those of `owner` and of the dead. While somebody views the store that must wait."""
-        found = self._read(lambda tables: tables.loose(owner))
-        wanted = found if only is None else [(cid, whose) for cid, whose in found if cid in only]
+    def _clear(self) -> None:
+        """Remove loose files that nobody is about to make blocks of. While somebody views the store that must wait."""
+        me = str(Owner.current())
+        found = self._read(lambda tables: tables.loose(me))
+        wanted = [(cid, owner) for cid, owner in found if owner != me or cid in self._abandoned]
         for start in range(0, len(wanted), limits.gc_blocks_per_step):
             some = wanted[start : start + limits.gc_blocks_per_step]
             with self._viewing.exclusive_now() as is_alone:
                 if not is_alone:
                     return
                 self._transact(lambda tables, some=some: tables.remove_loose(some))  # type: ignore[misc]
+                self._abandoned.difference_update(cid for cid, _ in some)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

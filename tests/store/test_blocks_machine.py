@@ -5,22 +5,16 @@ One machine; every kind of store runs through it, and the layered one with a bas
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import store as store_package
 from store import layered_store, limits
 from store.blocks import Change, RootChange, Store, dereference
 from store.cid import Cid
@@ -30,7 +24,7 @@ from store.layered_store import LayeredStore
 from store.lmdb_store import LmdbStore
 from store.memory_store import MemoryStore
 from tests.suites.blocks import Block, State, drain, hold, node, put, raw, record
-from tests.suites.faults import forked, quick_directory, waited
+from tests.suites.faults import die_before_line, forked, quick_directory, waited
 
 KEYS = [b"name/a", b"name/b", b"pin/c", b"stage/d"]
 SOME = st.lists(st.integers(0, 10_000), max_size=4)
@@ -389,24 +383,6 @@ class LayeredMachine(DiskMachine):
 def layered(store: Store) -> LayeredStore:
     assert isinstance(store, LayeredStore)
     return store
-
-
-def die_before_line(number: int) -> None:
-    """kill -9 of this process before the nth line in a module of the store that it runs from now on."""
-    inside = os.path.dirname(store_package.__file__ or "")
-    left = number
-
-    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
-        nonlocal left
-        if not frame.f_code.co_filename.startswith(inside):
-            return None
-        if event == "line":
-            left -= 1
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)
 
 
 COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)

@@ -11,12 +11,15 @@ import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, NamedTuple
 
+import store as store_package
 from monofs_fuse import commit
 from store import check, staging, version
 from store.cache import Cache
@@ -382,3 +385,21 @@ def waited(pid: int) -> int:
 def die() -> None:
     """kill -9 of this process."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_before_line(number: int) -> None:
+    """kill -9 of this process before the nth line in a module of the store that it runs from now on."""
+    inside = os.path.dirname(store_package.__file__ or "")
+    left = number
+
+    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(inside):
+            return None
+        if event == "line":
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
