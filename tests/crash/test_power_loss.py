@@ -51,6 +51,11 @@ class Write(NamedTuple):
     is_synced: bool  # it was on disk when the call returned
 
 
+class Truncated(NamedTuple):
+    path: str
+    size: int
+
+
 class Sync(NamedTuple):
     path: str
 
@@ -67,13 +72,18 @@ class Renamed(NamedTuple):
     new: str
 
 
+class Removed(NamedTuple):
+    path: str
+
+
 class Said(NamedTuple):
     """A line of the journal."""
 
     line: str
 
 
-Event = Write | Sync | Created | Renamed | Said
+Event = Write | Truncated | Sync | Created | Renamed | Removed | Said
+Change = Created | Renamed | Removed
 
 _CALLS: Final = "openat,mkdir,rename,write,pwrite64,pwritev,writev,fsync,fdatasync,ftruncate,msync,unlink,lseek"
 _STRING: Final = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
@@ -114,7 +124,7 @@ def events(lines: list[str], store: Path, journal: Path) -> Iterator[Event]:
             assert opened is not None, line
             synced[opened[1]], places[opened[1]] = "O_DSYNC" in rest, 0
             path = _text(opened[2])
-            if "O_CREAT" in rest and path not in known and _is_below(path, inside):
+            if "O_CREAT" in rest and path not in known and _is_below(path, inside) and not path.endswith("-shm"):
                 known.add(path)
                 yield Created(path, False)
         elif call in ("mkdir", "rename"):
@@ -127,8 +137,13 @@ def events(lines: list[str], store: Path, journal: Path) -> Iterator[Event]:
             yield Said(_bytes(_STRING.findall(rest)[0]).decode().strip())
         elif call == "lseek":
             places[fd] = int(result)
-        elif not (_is_below(path, inside) or inside.startswith(path + "/")) or path.endswith("/lock.mdb"):
-            continue  # LMDB makes its lock file anew when nobody has it open
+        elif call == "unlink":
+            path = os.path.abspath(_text(_STRING.findall(rest)[0]))
+            if _is_below(path, inside) and path in known:
+                known.remove(path)
+                yield Removed(path)
+        elif not (_is_below(path, inside) or inside.startswith(path + "/")) or path.endswith(("/lock.mdb", "-shm")):
+            continue  # LMDB and SQLite make these anew when nobody has them open
         elif call in ("fsync", "fdatasync"):
             yield Sync(path)
         elif call in ("pwrite64", "pwritev", "writev", "write"):
@@ -138,6 +153,8 @@ def events(lines: list[str], store: Path, journal: Path) -> Iterator[Event]:
                 places[fd] = int(rest.rpartition(") = ")[0].rpartition(", ")[2])
             yield Write(path, places[fd], data, synced[fd])
             places[fd] += len(data)
+        elif call == "ftruncate":
+            yield Truncated(path, int(rest.rpartition(") = ")[0].rpartition(", ")[2]))
         else:
             raise AssertionError(f"nobody expected {call} of {path}")
 
@@ -160,7 +177,7 @@ def _text(hexadecimal: str) -> str:
 @dataclass
 class _File:
     synced: bytearray = field(default_factory=bytearray)
-    pending: list[tuple[int, bytes]] = field(default_factory=list)  # written since, in order
+    pending: list[tuple[int, bytes | None]] = field(default_factory=list)  # written since; None: cut off there
 
 
 class Disk:
@@ -170,7 +187,7 @@ class Disk:
         self.directory = directory
         self._files: dict[str, _File | None] = {}  # by the names that were seen last; None is a directory
         self._names: dict[str, _File | None] = {}  # those that are on the disk
-        self._changes: list[tuple[Created | Renamed, _File | None]] = []  # of names, not synced yet, in order
+        self._changes: list[tuple[Change, _File | None]] = []  # of names, not synced yet, in order
 
     def do(self, event: Event) -> None:
         match event:
@@ -181,6 +198,8 @@ class Disk:
                     file.pending.pop()
                     _put(file.synced, offset, data)
                     assert offset // SECTOR == (offset + len(data) - 1) // SECTOR, "it could be torn"
+            case Truncated(path, size):
+                self._file(path).pending.append((size, None))
             case Sync(path):
                 if self._files.get(path) is None:
                     self._sync_names(path)
@@ -195,6 +214,8 @@ class Disk:
             case Renamed(_, new):
                 _rename(self._files, event)
                 self._changes.append((event, self._files[new]))
+            case Removed(path):
+                self._changes.append((event, self._files.pop(path)))
 
     def before(self, event: Event) -> Disk:
         """Return the disk at the moment when `event` has been asked for: a synced write may be there or not."""
@@ -240,7 +261,10 @@ class Disk:
                 target.write_bytes(_survived(file, rng, share))
 
 
-def _apply(names: dict[str, _File | None], change: Created | Renamed, file: _File | None) -> None:
+def _apply(names: dict[str, _File | None], change: Change, file: _File | None) -> None:
+    if isinstance(change, Removed):
+        names.pop(change.path, None)
+        return
     if isinstance(change, Renamed):
         _rename(names, change)
     names[_name(change)] = file
@@ -252,11 +276,14 @@ def _rename(names: dict[str, _File | None], change: Renamed) -> None:
         names[change.new + path.removeprefix(change.old)] = names.pop(path)
 
 
-def _name(change: Created | Renamed) -> str:
-    return change.path if isinstance(change, Created) else change.new
+def _name(change: Change) -> str:
+    return change.new if isinstance(change, Renamed) else change.path
 
 
-def _put(data: bytearray, offset: int, more: bytes) -> None:
+def _put(data: bytearray, offset: int, more: bytes | None) -> None:
+    if more is None:
+        del data[offset:]
+        return
     if len(data) < offset:
         data.extend(bytes(offset - len(data)))
     data[offset : offset + len(more)] = more
@@ -265,6 +292,10 @@ def _put(data: bytearray, offset: int, more: bytes) -> None:
 def _survived(file: _File, rng: random.Random, share: float) -> bytes:
     data = bytearray(file.synced)
     for offset, more in file.pending:
+        if more is None:
+            if rng.random() < share:
+                _put(data, offset, None)
+            continue
         for start in range(0, len(more), SECTOR):
             if rng.random() < share:
                 _put(data, offset + start, more[start : start + SECTOR])
@@ -274,12 +305,12 @@ def _survived(file: _File, rng: random.Random, share: float) -> bytes:
 # The test
 
 
-def work(directory: str, is_tiny: str) -> None:
+def work(directory: str, is_tiny: str, backend: str) -> None:
     """Make a store, then edit and commit. Runs under strace."""
     path = Path(directory)
     with format_of(is_tiny == "tiny") as chunker:
         journal = Journal(path / "journal")
-        make_store(path / "store")
+        make_store(path / "store", backend)
         journal.say("made")
         desk = Desk(path / "store", chunker)
         lease = desk.repository.lease(NAME, desk.head.tree, "/nowhere", "/nowhere.sock")
@@ -296,19 +327,28 @@ def work(directory: str, is_tiny: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["tiny", "real"])
-def test_whatever_survives_is_a_tree_that_was_promised(kind: str, rng: random.Random) -> None:
+@pytest.mark.parametrize(
+    ("kind", "backend", "cuts_max"), [("tiny", "lmdb", None), ("real", "lmdb", None), ("tiny", "flatfs", 250)]
+)
+def test_whatever_survives_is_a_tree_that_was_promised(
+    kind: str, backend: str, cuts_max: int | None, rng: random.Random
+) -> None:
     with quick_directory() as quick, format_of(kind == "tiny") as chunker:
         (quick / "work").mkdir()
-        code = f"from tests.crash.test_power_loss import work; work({os.fspath(quick / 'work')!r}, {kind!r})"
+        code = (
+            f"from tests.crash.test_power_loss import work; work({os.fspath(quick / 'work')!r}, {kind!r}, {backend!r})"
+        )
         lines = record([sys.executable, "-c", code], quick / "trace")
         happened = list(events(lines, quick / "work" / "store", quick / "work" / "journal"))
-        trees = cut_everywhere(happened, quick, chunker, rng)
+        trees = cut_everywhere(happened, quick, chunker, rng, backend, cuts_max)
     assert len(trees) > 12
 
 
-def cut_everywhere(happened: list[Event], quick: Path, chunker: Chunker, rng: random.Random) -> set[str]:
-    """Cut the power before each event; returns the trees that were there then."""
+def cut_everywhere(
+    happened: list[Event], quick: Path, chunker: Chunker, rng: random.Random, backend: str, cuts_max: int | None
+) -> set[str]:
+    """Cut the power before each event, or so many of them; returns the trees that were there then."""
+    chosen = set(range(len(happened)) if cuts_max is None else rng.sample(range(len(happened)), cuts_max))
     disk, first = Disk(quick / "work"), first_tree(quick / "first")
     said: list[str] = []
     trees: set[str] = set()
@@ -316,11 +356,12 @@ def cut_everywhere(happened: list[Event], quick: Path, chunker: Chunker, rng: ra
         if isinstance(event, Said):
             said.append(event.line)
             continue
-        for _ in range(2 if said else 25):  # while the store is being made there is much that can be half done
+        # While the store is being made there is much that can be half done.
+        for _ in range((2 if said else 25 if cuts_max is None else 2) if number in chosen else 0):
             share = rng.choice((0.0, 1.0, 0.5, rng.random()))
             disk.before(event).outcome(rng, share, quick / "cut")
             try:
-                trees.add(tree := look_at(quick / "cut" / "store", said, first))
+                trees.add(tree := look_at(quick / "cut" / "store", said, first, backend))
                 if tree and rng.random() < 0.1:
                     go_on(quick / "cut" / "store", chunker)
             except BaseException:
@@ -340,7 +381,7 @@ def first_tree(path: Path) -> str:
         repository.close()
 
 
-def look_at(path: Path, said: list[str], first: str) -> str:
+def look_at(path: Path, said: list[str], first: str, backend: str) -> str:
     """Open what survived. Until the store was made it may be none, and then it can be made now."""
     if said:
         assert said[0] == "made"
@@ -348,7 +389,7 @@ def look_at(path: Path, said: list[str], first: str) -> str:
     try:
         repository = Repository.open(path, create=False)
     except NotFound:
-        make_store(path)
+        make_store(path, backend)
         return verify(path, Promise(first, None))
     has_name = repository.name(NAME) is not None
     repository.close()

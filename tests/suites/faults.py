@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import store as store_package
 from monofs_fuse import commit
-from store import check, staging, version
+from store import check, place, staging, version
 from store.cache import Cache
 from store.chunker import Chunker
 from store.cid import Cid
@@ -181,9 +181,9 @@ class Desk(Pair):
         self.repository.close()
 
 
-def make_store(path: Path) -> None:
+def make_store(path: Path, backend: str = place.BACKENDS[0]) -> None:
     """Make a store with an empty tree."""
-    repository = Repository.init(path)
+    repository = Repository.init(path, backend=backend)
     batch, stage = repository.batch("test")
     tree = version.put_tree(batch, Tree(Entry("dir", 0o755, mtime=1_000)))
     repository.publish(NAME, tree, batch, stage)
