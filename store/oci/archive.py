@@ -74,6 +74,9 @@ class Opened:
         # Docker's archives call layers by what they are when decompressed.
         return decompressed(data, Running("sha256:")) if descriptor.digest in self._layers else data
 
+    def interrupt(self) -> None:
+        """Nothing here waits for anybody."""
+
     # What there is
 
     def _of_layout(self) -> tuple[Found, ...]:

@@ -45,6 +45,7 @@ parallel_layers: Final = 3
 connect_seconds: Final = 20.0
 read_seconds: Final = 60.0
 tries_max: Final = 6
+refusals_max: Final = 2  # tried again where nobody listens
 back_off_seconds: Final = 0.25  # doubles
 back_off_seconds_max: Final = 20.0
 redirects_max: Final = 5

@@ -38,6 +38,10 @@ class Source(Protocol):
         """Yield the bytes of a blob. Any thread may ask."""
         ...
 
+    def interrupt(self) -> None:
+        """Break off what other threads are reading."""
+        ...
+
 
 class Watcher(Protocol):
     """Told what goes on; called from several threads."""
@@ -213,6 +217,7 @@ def _layers(repository: Repository, source: Source, found: Resolved, watcher: Wa
                     got[tasks[task]] = task.result()
         except BaseException:
             stop.set()
+            source.interrupt()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return [got[diff_id] for diff_id in found.config.diff_ids], len(wanted)
