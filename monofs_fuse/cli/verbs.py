@@ -53,6 +53,14 @@ GROUPS: Final = {
         Verb("name", "keep", "name", "give a tree a name"),
         Verb("forget", "keep", "forget", "remove a name or a pin, and free what only it held"),
     ),
+    "Images": (
+        Verb("pull", "pulling", "pull_", "fetch an image from a registry; prints its CID"),
+        Verb("images", "images", "images_", "list the images"),
+        Verb("image", "images", "image", "inspect, history, rm, tag, prune"),
+        Verb("load", "images", "load", "take images out of a docker save or OCI archive"),
+        Verb("login", "pulling", "login", "tell a registry who you are, and remember it"),
+        Verb("logout", "pulling", "logout", "forget that again"),
+    ),
     "The store": (
         Verb("init", "upkeep", "init", "make a store (done by itself on first use)"),
         Verb("store-info", "upkeep", "store_info", "where the store is and how much is in it"),

@@ -1,0 +1,189 @@
+"""Images on the command line: pull, images, image, load, login, with a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fuse.cli_command import PROGRAM, Monofs
+from tests.oci import registries
+from tests.oci.layouts import Layout, d, f, hard, tar
+from tests.oci.registries import PASSWORD, USER
+
+BASE = tar([d("."), d("etc"), f("etc/os", b"Debian\n"), f("big", bytes(range(256)) * 4000)])
+TOP = tar([f("etc/.wh.os"), f("new", b"n"), hard("big2", "big")])
+CONFIG = {"Env": ["A=1"], "Cmd": ["/bin/x"], "ExposedPorts": {"80/tcp": {}}, "User": "me", "WorkingDir": "/etc"}
+
+
+@pytest.fixture
+def monofs(tmp_path: Path) -> Monofs:
+    (tmp_path / "m").mkdir()
+    return Monofs(tmp_path / "m")
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    made = Layout(tmp_path_factory.mktemp("layout") / "image")
+    made.image([BASE, TOP], config=CONFIG)
+    made.image([BASE], "base")
+    return made
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Iterator[registries.Registry]:
+    with registries.registry(tmp_path_factory.mktemp("r")) as made:
+        made.push(layout.path, "a/b:t")
+        made.push(layout.path, "a/base:t", tag="base")
+        yield made
+
+
+def test_pull_look_and_remove(monofs: Monofs, registry: registries.Registry) -> None:
+    ref = f"{registry.name}/a/b:t"
+    tree = monofs.ok("pull", ref).text.strip()
+    assert re.fullmatch("b[a-z2-7]{58}", tree)
+    assert monofs.ok("ls", ref).lines == monofs.ok("ls", tree).lines == ["big", "big2", "etc", "new"]
+    assert monofs.ok("cat", f"{ref}/new").out == b"n"
+    again = monofs.ok("pull", ref, "--json").json
+    assert (again["tree"], again["new_layers"], again["layers"], again["reference"]) == (tree, 0, 2, ref)
+    (row,) = monofs.ok("images", "--json").json
+    assert (row["reference"], row["tree"], row["platform"]) == (ref, tree, "linux/amd64")
+    assert row["digest"] == row["origin"]
+    (line,) = monofs.ok("images").lines
+    assert line.split()[0] == ref and line.split()[-1] == tree
+    monofs.ok("image", "tag", ref, "local/copy:1")
+    assert monofs.ok("ls", "local/copy:1").lines == monofs.ok("ls", ref).lines
+    assert "freed 0 blocks" in monofs.ok("image", "rm", ref).err
+    assert "no image" in monofs.fails("image", "rm", ref)
+    assert "no name" in monofs.fails("ls", ref)
+    assert re.search("freed [1-9]", monofs.ok("image", "rm", "local/copy:1").err)
+    assert monofs.ok("images", "--json").json == []
+    assert monofs.ok("store-info", "--json").json["blocks"] == 0
+    monofs.ok("check")
+
+
+def test_inspect_and_history(monofs: Monofs, registry: registries.Registry) -> None:
+    ref = f"{registry.name}/a/b:t"
+    tree = monofs.ok("pull", ref).text.strip()
+    found = monofs.ok("image", "inspect", ref).json
+    assert (found["env"], found["cmd"], found["ports"]) == (["A=1"], ["/bin/x"], ["80/tcp"])
+    assert (found["user"], found["workdir"], found["entrypoint"]) == ("me", "/etc", [])
+    assert [row["tree"] for row in found["layers"]][-1] == tree
+    assert found["config"]["rootfs"]["diff_ids"] == [row["diff_id"] for row in found["layers"]]
+    rows = monofs.ok("image", "history", ref, "--json").json
+    assert [row["tree"] for row in rows] == [tree, found["layers"][0]["tree"]]
+    lines = monofs.ok("image", "history", ref).lines
+    assert len(lines) == 2 and tree in lines[0]
+    assert [line.split("\t")[1] for line in monofs.ok("diff", rows[1]["tree"], tree).lines] == [
+        "big",
+        "big2",
+        "etc/os",
+        "new",
+    ]
+
+
+def test_names(monofs: Monofs, registry: registries.Registry) -> None:
+    ref, base = f"{registry.name}/a/b:t", f"{registry.name}/a/base:t"
+    tree = monofs.ok("pull", base, "--name", "app").text.strip()
+    assert "taken" in monofs.fails("pull", ref, "--name", "app")
+    new = monofs.ok("pull", ref, "--name", "app", "--update").text.strip()
+    (row,) = monofs.ok("names", "--json").json["names"]
+    assert (row["tree"], row["message"]) == (new, f"pulled {ref}")
+    assert len(row["previous"]) == 1
+    assert "already" in monofs.ok("pull", ref, "--name", "app", "--update").err
+    monofs.ok("pull", ref, "--name", "steps", "--all-layers")
+    (steps,) = [row for row in monofs.ok("names", "--json").json["names"] if row["name"] == "steps"]
+    assert steps["tree"] == new
+    (before,) = steps["previous"]
+    assert monofs.ok("ls", before).lines == monofs.ok("ls", tree).lines
+    assert monofs.fails("pull", ref, "--all-layers", code=2)
+    monofs.ok("image", "rm", ref, base)  # names keep their trees
+    assert monofs.ok("ls", "app").lines == ["big", "big2", "etc", "new"]
+    monofs.ok("check")
+
+
+def test_load(monofs: Monofs, layout: Layout, registry: registries.Registry) -> None:
+    tree = monofs.ok("pull", f"{registry.name}/a/b:t").text.strip()
+    assert "--as" in monofs.fails("load", str(layout.path))
+    assert "one image" in monofs.fails("load", str(layout.path), "--as", "x:1")
+    one = Layout(monofs.directory / "one")
+    one.image([BASE, TOP], "example.com/x:1", config=CONFIG)
+    assert monofs.ok("load", str(one.path)).text.strip() == tree
+    assert monofs.ok("ls", "example.com/x:1/etc").lines == []
+    (row,) = monofs.ok("load", str(one.path), "--as", "y", "--json").json
+    assert (row["reference"], row["tree"], row["new_layers"]) == ("docker.io/library/y:latest", tree, 0)
+    assert "No such file" in monofs.fails("load", "nothing.tar")
+
+
+def test_wrong_usage_and_bad_references(monofs: Monofs) -> None:
+    assert "lower case" in monofs.fails("pull", "docker.io/UPPER")
+    assert "no platform" in monofs.fails("pull", "x", "--platform", "a/b/c/d")
+    assert "takes 2 references" in monofs.fails("image", "tag", "x", code=2)
+    monofs.fails("image", "rm", code=2)
+    monofs.fails("image", "nonsense", code=2)
+    monofs.fails("pull", "x", "--update", code=2)
+    assert "cannot speak to localhost:1" in monofs.fails("pull", "localhost:1/x")
+
+
+def test_log_in_and_out(monofs: Monofs, layout: Layout, tmp_path: Path) -> None:
+    with registries.registry(tmp_path / "r", secure=True) as made:
+        made.push(layout.path, "a/b:t")
+        ref = f"{made.name}/a/b:t"
+        settings = monofs.directory / ".config/monofs/registries.toml"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f'default = "{made.name}"\n[registry."{made.name}"]\nca = "{made.cert}"\n')
+        assert f"monofs login {made.name}" in monofs.fails("pull", ref)
+
+        def login(password: str) -> tuple[int, str]:
+            command = [PROGRAM, "login", made.name, "-u", USER, "--password-stdin"]
+            done = subprocess.run(
+                command, input=password + "\n", capture_output=True, text=True, env=monofs.env, timeout=60
+            )
+            return done.returncode, done.stderr
+
+        code, said = login("wrong")
+        assert code == 1 and "does not accept" in said
+        assert not (monofs.directory / ".docker/config.json").exists()
+        code, said = login(PASSWORD)
+        assert code == 0, said
+        file = monofs.directory / ".docker/config.json"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert made.name in json.loads(file.read_text())["auths"]
+        monofs.ok("pull", "a/b:t")  # the default registry
+        assert [row["reference"] for row in monofs.ok("images", "--json").json] == [ref]
+        monofs.ok("logout", made.name)
+        assert json.loads(file.read_text())["auths"] == {}
+        assert "nothing was known" in monofs.ok("logout").err
+        settings.write_text("nonsense = 1")
+        assert "no key 'nonsense'" in monofs.fails("pull", ref)
+
+
+def test_a_bar_for_each_layer(monofs: Monofs, registry: registries.Registry, layout: Layout) -> None:
+    code, terminal, _ = monofs.on_terminal("pull", f"{registry.name}/a/b:t", stdout=False)
+    assert code == 0
+    manifest = json.loads((layout.path / "blobs/sha256" / layout.index["manifests"][0]["digest"][7:]).read_bytes())
+    for layer in manifest["layers"]:
+        assert layer["digest"][7:19].encode() in terminal
+
+
+def test_as_an_ordinary_user(monofs: Monofs, registry: registries.Registry) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    tree = monofs.ok("pull", f"{registry.name}/a/b:t").text
+    other = monofs.directory / "other"
+    other.mkdir()
+    os.chown(other, 65534, 65534)
+    for directory in (monofs.directory, monofs.directory.parent):
+        directory.chmod(0o755)
+    env = {"HOME": str(other), "MONOFS_STORE": str(other / "store")}
+    assert monofs.ok("pull", f"{registry.name}/a/b:t", user=65534, **env).text == tree
+
+
+def test_references_are_completed(monofs: Monofs, registry: registries.Registry) -> None:
+    monofs.ok("pull", f"{registry.name}/a/b:t")
+    assert monofs.ok("__complete", "image", "loc").lines == [f"{registry.name}/a/b:t"]
