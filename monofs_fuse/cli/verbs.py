@@ -55,9 +55,11 @@ GROUPS: Final = {
     ),
     "Images": (
         Verb("pull", "pulling", "pull_", "fetch an image from a registry; prints its CID"),
+        Verb("push", "pushing", "push", "send an image, a tree or what changed to a registry"),
         Verb("images", "images", "images_", "list the images"),
         Verb("image", "images", "image", "inspect, history, rm, tag, prune"),
         Verb("load", "images", "load", "take images out of a docker save or OCI archive"),
+        Verb("save", "pushing", "save", "write images to an archive that docker load reads"),
         Verb("login", "pulling", "login", "tell a registry who you are, and remember it"),
         Verb("logout", "pulling", "logout", "forget that again"),
     ),

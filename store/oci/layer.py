@@ -108,12 +108,13 @@ def read_marks(source: Nodes, layer: Layer) -> Marks:
 
 
 class Inode:
-    """A file, under one or more names."""
+    """A file; `is_linked` once it may have more than one name."""
 
-    __slots__ = ("entry",)
+    __slots__ = ("entry", "is_linked")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
+        self.is_linked = False
 
 
 class Below(NamedTuple):
@@ -141,7 +142,7 @@ def seal(batch: Batch, root: Folder) -> Layer:
     for path, folder in _folders(root):
         _mark(path, folder, marks)
         for name, child in folder.children.items():
-            if isinstance(child, Inode):
+            if isinstance(child, Inode) and child.is_linked:
                 groups.setdefault(id(child), (child, []))[1].append(_joined(path, name))
     for inode, paths in groups.values():
         inode.entry = inode.entry._replace(nlink=len(paths))
@@ -186,7 +187,10 @@ def _folders(root: Folder) -> Iterator[tuple[bytes, Folder]]:
 def _built(batch: Batch, root: Folder) -> Entry | None:
     """Store the directories, the deepest first; None for one of which nothing is left."""
     made: dict[int, Entry | None] = {}
-    for _, folder in reversed(list(_folders(root))):
+    order = [root]
+    for folder in order:  # which grows as it goes
+        order += [child for child in folder.children.values() if isinstance(child, Folder)]
+    for folder in reversed(order):
         builder = directory.Builder(batch)
         is_empty = True
         for name, child in sorted(folder.children.items(), key=lambda pair: pair[0]):

@@ -48,6 +48,7 @@ def read_layer(
 class _Unpacking:
     def __init__(self, batch: Batch, archive: Archive, chunker: Chunker, progress: Progress) -> None:
         self.root = Folder()
+        self._made_up = 0  # bytes in the paths of directories that no entry was about
         self._batch, self._archive, self._chunker, self._progress = batch, archive, chunker, progress
 
     def add(self, member: Member) -> None:
@@ -131,6 +132,9 @@ class _Unpacking:
                 if not good_name(name) or len(way) > bounds.depth_max:
                     raise _bad_name(b"/".join(parts))
                 child = here.children[name] = Folder()
+                self._made_up += sum(len(part) + 1 for part, _ in way) + len(name)
+                if self._made_up > bounds.made_up_bytes_max:
+                    raise BadImage("a layer has too many entries in directories that it does not describe")
             way.append((name, child))
         return way, []
 
@@ -142,6 +146,8 @@ class _Unpacking:
         found = way[-1][1].children.get(parts[-1]) if not further else None
         if isinstance(found, Folder) and found.entry is not None:
             raise BadImage(f"a hard link to a directory: '{printable(member.target)}'")
+        if isinstance(found, Inode):
+            found.is_linked = True
         if found is not None and not isinstance(found, Folder):
             return found
         path = b"/".join(_parts(b"/".join([*(name for name, _ in way), *further, parts[-1]])))

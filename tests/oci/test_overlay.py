@@ -209,6 +209,14 @@ def test_what_is_refused(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_directories_that_would_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "made_up_bytes_max", 20_000)
+    rows = [f(f"{n}" + "/d" * 100) for n in range(5)]
+    stacked([tar([f("x" + "/d" * 100)])])
+    with pytest.raises(BadImage, match="does not describe"):
+        stacked([tar(rows)])
+
+
 def test_links_that_would_fill_memory() -> None:
     """Each leads to the next twice: 2^30 steps without a bound."""
     rows = [ln(f"l{n}", f"l{n + 1}/../l{n + 1}") for n in range(30)]
