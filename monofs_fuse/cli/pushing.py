@@ -47,7 +47,8 @@ def push(args: Args) -> int:
     Examples:
       monofs push localhost:5000/tools src/tools
       monofs push ghcr.io/me/app:2 agent-1 --since debian:12
-      monofs image tag debian:12 localhost:5000/debian:12 && monofs push localhost:5000/debian:12
+      monofs image tag debian:12 localhost:5000/debian:12
+      monofs push localhost:5000/debian:12
 
     Exit codes: 0 done; 1 an error, or done without the files named on stderr; 2 wrong usage.
     """
