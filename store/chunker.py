@@ -41,7 +41,7 @@ class FastCdc:
         minimum, average, maximum = self._sizes
         left = len(data)
         for chunk in self._cut(data, minimum, average, maximum):
-            if left < maximum and not final:
+            if chunk.length == left < maximum and not final:
                 return  # the end of the data may have ended this chunk
             yield chunk.length
             left -= chunk.length
@@ -96,6 +96,12 @@ class Cutter:
             yield from self._cut(final=False)
             position = end
 
+    def settle(self) -> Iterator[Piece]:
+        """Yield what is certain by now, also if little was fed since: `feed` waits until it is worth the time."""
+        if self._data and not self._zeros:
+            # A cut at the very end is certain too if any byte behind it leaves it where it is.
+            yield from self._take(bytes(self._data), self._chunker.lengths(memoryview(self._data + b"\1"), False))
+
     def feed_hole(self, length: int) -> None:
         """Add `length` zero bytes without naming them."""
         self._zeros += length
@@ -118,8 +124,13 @@ class Cutter:
         if not final and len(self._data) < limits.chunk_bytes_max:
             return
         data = bytes(self._data)
+        yield from self._take(data, self._chunker.lengths(memoryview(data), final))
+
+    def _take(self, data: bytes, lengths: Iterator[int]) -> Iterator[Piece]:
         done = 0
-        for length in self._chunker.lengths(memoryview(data), final):
+        for length in lengths:
+            if done + length > len(data):
+                break
             yield length, data[done : done + length]
             done += length
         del self._data[:done]

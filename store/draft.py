@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Iterator
 
 from store import file as files
 from store import limits, tree
 from store.batch import Batch, Nodes
-from store.chunker import Chunker, Piece
+from store.chunker import Chunker, Cutter, Piece
 from store.cid import Cid
 from store.errors import Corrupt, TooLarge
-from store.file import EMPTY, File
+from store.file import EMPTY, File, Span
 from store.nodes import FILE, Item
 
 Range = tuple[int, int]
@@ -137,6 +136,23 @@ class Draft:
             start = stop
             index += 1
 
+    def instead_of(self, source: Nodes, old: Span) -> Iterator[Piece]:
+        """Yield what lies where the base has `old`."""
+        start, end = old.start, min(old.end, self.size)
+        first = bisect_right(self._starts, start) - 1
+        if first < 0 or self._starts[first] + len(self._extents[first]) <= start:
+            first += 1
+        last = bisect_left(self._starts, end)
+        extents = self._extents[first:last]
+        if old.cid is None or old.end > self._base_end or sum(map(len, extents)) >= end - start:
+            yield from self.pieces(source, start, end)
+            return
+        data = bytearray(old.bytes(source))
+        for at, extent in zip(self._starts[first:last], extents, strict=True):
+            left, right = max(at, start), min(at + len(extent), end)
+            data[left - start : right - start] = memoryview(extent)[left - at : right - at]
+        yield len(data), bytes(data)
+
     def _below(self, source: Nodes, start: int, end: int) -> Iterator[Piece]:
         visible = min(end, self._base_end)
         if start < visible:
@@ -185,38 +201,88 @@ def seal(draft: Draft, batch: Batch, chunker: Chunker) -> File:
     if not (isinstance(base.content, Cid) and base.content.is_node) or not draft.size:
         return files.from_stream(batch, chunker, _streamed(draft.pieces(batch, 0, draft.size)))
     changes: dict[int, Item | None] = {}
-    ranges = deque(draft.touched())
-    while ranges:
-        _recut(draft, base, batch, chunker, ranges, changes)
+    ranges, done = draft.touched(), 0
+    while done < len(ranges):
+        done = _recut(draft, base, batch, chunker, ranges, done, changes)
     return _collapsed(batch, draft.size, tree.edit(batch, FILE, base.content, changes))
 
 
 def _recut(
-    draft: Draft, base: File, batch: Batch, chunker: Chunker, ranges: deque[Range], changes: dict[int, Item | None]
-) -> None:
-    """Cut anew from the first range on until new cuts meet old ones; takes the ranges that this covers."""
-    # A run of zeros that begins before the range may become a hole with it: start that much earlier.
-    start = base.boundary_before(batch, max(0, ranges[0][0] - limits.hole_bytes_min))
-    at, fresh = start, list[tuple[int, Item]]()
-    for length, data in files.cut(chunker, _streamed(draft.pieces(batch, start, draft.size))):
+    draft: Draft,
+    base: File,
+    batch: Batch,
+    chunker: Chunker,
+    ranges: list[Range],
+    done: int,
+    changes: dict[int, Item | None],
+) -> int:
+    """Cut anew from the first range that is not done until new cuts meet old ones. Returns how many are done then."""
+    start = at = _first_cut(base, batch, ranges[done][0])
+    old_ends: set[int] = set()
+    for length, data in _cut(draft, base, batch, chunker, start, ranges, done, old_ends):
         at += length
-        fresh.append((at, [length, None if data is None else batch.put_raw(data)]))
-        while ranges and ranges[0][1] <= at:
-            ranges.popleft()
-        if _meets(base, batch, at, ranges):
+        changes[at] = [length, None if data is None else batch.put_raw(data)]
+        while done < len(ranges) and ranges[done][1] <= at:
+            done += 1
+        if at in old_ends and at < base.size and not _is_due(base, batch, ranges, done, at):
             break
     else:
-        at = max(draft.size, base.size)
-        ranges.clear()
-    changes.update((end, None) for end, _ in base.items(batch, start, at))
-    changes.update(fresh)
+        at, done = max(draft.size, base.size), len(ranges)
+    for end, _ in base.items(batch, start, at):
+        changes.setdefault(end, None)
+    return done
 
 
-def _meets(base: File, batch: Batch, at: int, ranges: deque[Range]) -> bool:
-    """True if old and new pieces both begin at `at`, where cutting may stop."""
-    if ranges and ranges[0][0] - limits.hole_bytes_min <= at:
-        return False  # the next range is not done, or would start again from before here
-    return at < base.size and base.is_boundary(batch, at)
+def _is_due(base: File, batch: Batch, ranges: list[Range], done: int, at: int) -> bool:
+    """True if the next range is begun already, or would have cutting start again from `at` or before."""
+    return done < len(ranges) and (ranges[done][0] <= at or _first_cut(base, batch, ranges[done][0]) <= at)
+
+
+def _first_cut(base: File, batch: Batch, touched: int) -> int:
+    """Return the last old boundary that stays one whatever becomes of the bytes from `touched` on.
+
+    A run of zeros that ends at `touched` may become a hole, or part of one: a chunk that begins inside it will not.
+    And a chunk that ends there may have done so because of the hole behind it.
+    """
+    if not touched:
+        return 0
+    span = base.span_at(batch, touched - 1)
+    if span.cid is not None and span.bytes(batch)[: touched - span.start].rstrip(b"\0"):
+        return span.start
+    return base.span_at(batch, max(0, touched - limits.hole_bytes_min)).start
+
+
+def _cut(
+    draft: Draft,
+    base: File,
+    batch: Batch,
+    chunker: Chunker,
+    start: int,
+    ranges: list[Range],
+    done: int,
+    old_ends: set[int],
+) -> Iterator[Piece]:
+    """Yield the new pieces from `start` on; tells in `old_ends` where the old ones end that it has passed."""
+    cutter = Cutter(chunker)
+    for old in base.spans(batch, start):
+        if old.start >= draft.size:
+            break
+        yield from _fed(cutter, draft.instead_of(batch, old))
+        old_ends.add(old.end)
+        while done < len(ranges) and ranges[done][1] <= old.end:
+            done += 1
+        if done == len(ranges) or ranges[done][0] >= old.end:  # the edits are behind us: maybe here
+            yield from cutter.settle()
+    yield from _fed(cutter, _streamed(draft.pieces(batch, max(start, base.size), draft.size)))
+    yield from cutter.finish()
+
+
+def _fed(cutter: Cutter, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    for length, data in pieces:
+        if data is None:
+            cutter.feed_hole(length)
+        else:
+            yield from cutter.feed(data)
 
 
 def _streamed(pieces: Iterator[Piece]) -> Iterator[Piece]:

@@ -16,6 +16,19 @@ from store.nodes import FILE, Item
 STREAM_BYTES: Final = 1 * limits.MIB  # bytes are handed on in pieces of this size
 
 
+class Span(NamedTuple):
+    """A chunk of a file in its place; with `cid` None, a hole."""
+
+    start: int
+    end: int
+    cid: Cid | None
+
+    def bytes(self, source: Nodes) -> bytes:
+        """Return the bytes of a chunk. Raises NotFound, Corrupt."""
+        assert self.cid is not None
+        return _chunk(source, self.cid, self.end - self.start)
+
+
 class File(NamedTuple):
     """`content` is the bytes of a tiny file, the CID of its one chunk or of a tree of chunks; None: all is hole."""
 
@@ -71,16 +84,18 @@ class File(NamedTuple):
                 return
         raise Corrupt(self.content, f"the content ends at byte {at} of {self.size}")
 
-    def boundary_before(self, source: Nodes, offset: int) -> int:
-        """Return the last place not after `offset` where a piece of this file begins."""
-        if not (isinstance(self.content, Cid) and self.content.is_node):
-            return 0
-        for end, (length, _) in tree.seek(source, FILE, self.content, offset + 1):
-            return int(end - length)
-        return self.size
+    def spans(self, source: Nodes, start: int) -> Iterator[Span]:
+        """Yield the chunks and holes of a content tree from the one that holds the byte at `start`."""
+        assert isinstance(self.content, Cid)
+        for end, (length, cid) in tree.seek(source, FILE, self.content, start + 1):
+            yield Span(end - length, end, cid)
 
-    def is_boundary(self, source: Nodes, offset: int) -> bool:
-        return offset == self.size or self.boundary_before(source, offset) == offset
+    def span_at(self, source: Nodes, offset: int) -> Span:
+        """Return the chunk or hole of a content tree that holds the byte at `offset`, which is not after the last."""
+        for span in self.spans(source, offset):
+            return span
+        assert isinstance(self.content, Cid)
+        raise Corrupt(self.content, f"there is no byte {offset} of {self.size}")
 
     def items(self, source: Nodes, start: int, end: int) -> Iterator[tuple[int, Item]]:
         """Yield (end, item) of the content between two boundaries, as the leaves of a content tree hold them."""

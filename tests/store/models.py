@@ -53,8 +53,10 @@ class TinyCdc:
 
     def lengths(self, data: memoryview, final: bool) -> Iterator[int]:
         at = 0
-        while at < len(data) and (final or len(data) - at >= self.maximum):
+        while at < len(data):
             length = self._length(data[at : at + self.maximum])
+            if at + length == len(data) and length < self.maximum and not final:
+                return
             yield length
             at += length
 

@@ -36,10 +36,12 @@ def test_reading_in_the_tiny_format(content: bytes, data: st.DataObject) -> None
             assert b"".join(bytes(n) if piece is None else piece for n, piece in pieces) == wanted
             assert all(piece is None or len(piece) == n for n, piece in pieces)
         ends = [end for end, _ in file.items(batch, 0, file.size)]
-        for offset in range(0, len(content), 7):
-            assert file.boundary_before(batch, offset) == max((end for end in ends if end <= offset), default=0)
-        for offset in (0, *ends):
-            assert file.is_boundary(batch, offset)
+        for offset in range(0, len(content) if len(ends) > 1 else 0, 7):
+            start = max((end for end in ends if end <= offset), default=0)
+            span = file.span_at(batch, offset)
+            assert (span.start, span.end) == (start, min(end for end in ends if end > offset))
+            assert span.cid is None or span.bytes(batch) == content[span.start : span.end]
+            assert span.cid is not None or not any(content[span.start : span.end])
 
 
 @given(st.lists(runs(300_000, HOLE), max_size=5).map(b"".join), st.integers(1, 500_000))
