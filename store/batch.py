@@ -35,6 +35,7 @@ class Batch:
         self._under = under
         self._stage = stage
         self._bytes = 0
+        self._nodes: dict[Cid, Node] = {}  # the last ones made
 
     def get(self, cid: Cid) -> bytes:
         data = self.blocks.get(cid)
@@ -42,13 +43,21 @@ class Batch:
 
     def node(self, cid: Cid) -> Node:
         data = self.blocks.get(cid)
-        return self._under.node(cid) if data is None else Node.decode(cid, data)
+        if data is None:
+            return self._under.node(cid)
+        return self._nodes.get(cid) or Node.decode(cid, data)
 
     def put_raw(self, data: bytes) -> Cid:
         return self._put(self.algorithm.raw(data), data)
 
-    def put_node(self, data: bytes) -> Cid:
-        return self._put(self.algorithm.node(data), data)
+    def put_node(self, data: bytes, node: Node | None = None) -> Cid:
+        """`node` is what `data` decodes to, if the caller knows."""
+        cid = self._put(self.algorithm.node(data), data)
+        if node is not None:
+            self._nodes[cid] = node
+            if len(self._nodes) > limits.batch_nodes_max:
+                del self._nodes[next(iter(self._nodes))]
+        return cid
 
     def put_doc(self, doc: codec.Doc) -> Cid:
         return self.put_node(codec.encode(doc))
@@ -61,6 +70,10 @@ class Batch:
 
     def clear(self) -> None:
         """Forget the blocks: they are stored."""
+        for cid, node in self._nodes.items():
+            if cid in self.blocks:
+                self._under.keep(cid, node, len(self.blocks[cid]))
+        self._nodes = {}
         self.blocks = {}
         self._bytes = 0
 

@@ -75,6 +75,10 @@ class Cache:
         if node is None:
             data = self._blocks.get(cid)
             node = Node.decode(cid, data)
-            # A forged node can be as large as a block: it counts as the many that would take its place.
-            self._nodes.put(cid, node, 1 + len(data) // limits.cache_node_bytes)
+            self.keep(cid, node, len(data))
         return node
+
+    def keep(self, cid: Cid, node: Node, size: int) -> None:
+        """Keep a node of `size` bytes that somebody else made."""
+        # A forged node can be as large as a block: it counts as the many that would take its place.
+        self._nodes.put(cid, node, 1 + size // limits.cache_node_bytes)

@@ -34,16 +34,12 @@ def links(cid: Cid, data: bytes) -> frozenset[Cid]:
 
 
 def links_of_record(cid: Cid, data: bytes) -> frozenset[Cid]:
-    found: list[Cid] = []
-
-    def collect(link: bytes) -> None:
-        found.append(cids.checked(link))
-
+    found: list[bytes] = []
     try:
-        cbrrr.decode_dag_cbor(data, cid_ctor=collect)
+        cbrrr.decode_dag_cbor(data, cid_ctor=found.append)
+        return frozenset(map(cids.checked, found))
     except (ValueError, StoreError) as error:
         raise Corrupt(cid, f"not canonical DAG-CBOR ({error})") from None
-    return frozenset(found)
 
 
 def array_header(count: int) -> bytes:

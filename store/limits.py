@@ -42,6 +42,7 @@ root_name_bytes_max: Final = 200
 # A batch is stored (staged) once it holds this much, so that memory stays bounded.
 batch_bytes_max: Final = 24 * MIB
 stage_records_per_step: Final = 16  # let go of in one transaction
+batch_nodes_max: Final = 64  # kept decoded, too
 block_overhead_bytes: Final = 512  # what a block in a batch takes besides its bytes
 
 cache_chunk_bytes: Final = 48 * MIB
@@ -67,6 +68,7 @@ read_bytes: Final = 1 * MIB  # of a file on disk at a time
 open_directories_max: Final = 128
 
 gc_blocks_per_step: Final = 1024
+release_blocks_max: Final = 64  # nodes that let go of their links in the transaction that leaves them without use
 
 check_blocks_per_step: Final = 32  # read by one thread at a time
 check_bytes_per_save: Final = 1 * GIB  # read between two bookmarks

@@ -185,9 +185,10 @@ class _Builder:
 
     def close(self) -> None:
         if self._items:
-            cid = self._batch.put_node(nodes.encode(self._flavor, self._level, self._encoded))
-            totals = self._flavor.totals(self._level, self._items)
-            self.made[self._last] = self._flavor.summary(self._items[-1], totals, cid)
+            flavor, level, items = self._flavor, self._level, self._items
+            node = Node(flavor, level, items, flavor.keys(items), flavor.totals(level, items))
+            cid = self._batch.put_node(nodes.encode(flavor, level, self._encoded), node)
+            self.made[self._last] = flavor.summary(items[-1], node.totals, cid)
             self._items, self._encoded, self._bytes = [], [], 0
 
 
