@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from store import codec, limits
+from store import codec, layered_store, lease, limits, staging
 from store.blocks import Change, RootChange
 from store.cid import Cid
+from store.directory import printable
 from store.errors import MissingLink, NameTaken, StoreError
 from store.ledger import RECORD_CID
 from store.progress import SILENT, Progress
 from store.repository import NAME, PIN, Repository
 from store.staging import Stage
 
+# Roots that end with a process, or are about another store.
+_PASSING: Final = (staging.PREFIX, lease.PREFIX, layered_store.PREFIX)
+
 
 class Copied(NamedTuple):
-    """`names` and `pins` are those that were not there before, `blocks` those that were new."""
+    """What was not there before; `others` are roots of other kinds, of images for example."""
 
     names: int
     pins: int
+    others: int
     blocks: int
 
 
 def copy(source: Repository, target: Repository, progress: Progress = SILENT) -> Copied:
-    """Give `target` every name and pin of `source`, with all that they hold. What it has besides stays.
+    """Give `target` every name, pin and other lasting root of `source`, with all that they hold. What it has stays.
 
     A name appears once all of it is there, so a copy that was cut off has whole names only; done again, it goes on
     where it was, but for what a gc of the target has taken meanwhile. Raises NameTaken before anything is written
@@ -35,7 +40,7 @@ def copy(source: Repository, target: Repository, progress: Progress = SILENT) ->
             f"{target.path} uses {target.store.algorithm.name} and {source.path} {source.store.algorithm.name}: "
             "a tree has other CIDs there; export and import it"
         )
-    roots = [*source.store.roots(NAME), *source.store.roots(PIN)]
+    roots = [(key, record) for key, record in source.store.roots() if not key.startswith(_PASSING)]
     new = [(key, record) for key, record in roots if not _is_there(target, key, record)]
     held = Stage(source.store, "copy")
     held.keep(frozenset(link for _, record in new for link in _links(record)))
@@ -45,17 +50,14 @@ def copy(source: Repository, target: Repository, progress: Progress = SILENT) ->
         blocks = sum(_copy_root(source, target, key, record, progress) for key, record in new)
     finally:
         held.release()
-    names = sum(key.startswith(NAME) for key, _ in new)
-    return Copied(names, len(new) - names, blocks)
+    names, pins = (sum(key.startswith(prefix) for key, _ in new) for prefix in (NAME, PIN))
+    return Copied(names, pins, len(new) - names - pins, blocks)
 
 
 def _is_there(target: Repository, key: bytes, record: bytes) -> bool:
     found = target.store.root(key)
     if found not in (None, record):
-        name = key[len(NAME) :].decode()
-        raise NameTaken(
-            f"the name '{name}' means another version in {target.path}; forget it there, or give it another"
-        )
+        raise NameTaken(f"'{printable(key)}' is another one in {target.path}; forget it there first")
     if found is None and key.startswith(NAME):
         target.check_free(key[len(NAME) :].decode())
     return found is not None

@@ -180,7 +180,6 @@ class FlatFsStore:
             stray = [cid for cid in self._files.every() if not tables.has(cid)]
             for cid in stray:
                 self._files.remove(cid)
-            self._db.execute("delete from loose")
             self._db.execute("vacuum")
             self._db.execute("pragma wal_checkpoint(truncate)")
 

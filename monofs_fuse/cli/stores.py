@@ -26,9 +26,9 @@ def store_options(parser: Parser) -> None:
 def store(args: Args) -> int:
     """Copy a store, make it smaller, or free it of the layers over it.
 
-    copy SRC DST: give the store DST every name and pin of SRC, with all that they hold. DST is made if it is not
-    there, of either kind. A name appears in DST when it is whole; a copy that was cut off is done again and goes on
-    where it was. A layer is copied together with what it borrows.
+    copy SRC DST: give the store DST every name, pin and image of SRC, with all that they hold; of what is mounted, the
+    last commit. DST is made if it is not there, of either kind. A name appears in DST when it is whole; a copy that was
+    cut off is done again and goes on where it was. A layer is copied together with what it borrows.
 
     compact: give back to the disk what deleted blocks left: gc frees room inside the database, but its file never
     shrinks by itself. With lmdb nobody may use the store meanwhile, and as much room is needed as the blocks take.
@@ -38,7 +38,7 @@ def store(args: Args) -> int:
 
     forget-layer DIR: let go of all that is held for a layer (its path or its id) that was deleted. gc frees it then.
 
-    JSON: copy has names, pins, blocks (new ones); compact has bytes_before, bytes_after; layers is a list
+    JSON: copy has names, pins, others, blocks (new ones); compact has bytes_before, bytes_after; layers is a list
     with id, path, blocks, exists; forget-layer has blocks.
 
     Examples:
@@ -74,7 +74,8 @@ def _copy(args: Args) -> int:
     if args.json:
         output.document(done._asdict())
     else:
-        output.line(f"copied {done.names} names, {done.pins} pins, {done.blocks} new blocks to {target_path}")
+        others = f", {done.others} others" if done.others else ""
+        output.line(f"copied {done.names} names, {done.pins} pins{others}, {done.blocks} new blocks to {target_path}")
     return 0
 
 
