@@ -27,6 +27,7 @@ class Head:
         self.tree: Cid = repository.head(record)
         self._repository = repository
         self._record: Name = record
+        self._began = record.version
         self._versioned: Cid = repository.version(record).tree
         self._stage = Stage(repository.store, "commit")
         self._open_files = Stage(repository.store, "open")
@@ -67,9 +68,10 @@ class Head:
     def drop_if_needless(self) -> None:
         """Remove a made-up name whose tree never changed and is held by something else too."""
         record = self._record
-        if not record.made_up or record.head is not None or self._repository.version(record).previous:
+        if not record.made_up or record.head is not None or record.version != self._began:
             return
-        if (self._repository.store.count(self.tree) or 0) > 1:
+        shared = max(self._repository.store.count(cid) or 0 for cid in (self.tree, record.version))
+        if shared > 1:
             batch = self._repository.batch_on(self._stage)
             self._repository.set_name(self.name, record, None, batch, self._stage, leased=True)
 

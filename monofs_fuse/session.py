@@ -12,7 +12,6 @@ from store import version
 from store.cid import Cid
 from store.directory import names as split
 from store.errors import NameTaken
-from store.names import Name
 from store.repository import Repository, Target
 
 
@@ -82,11 +81,10 @@ def _name(repository: Repository, target: Target, tree: Cid, wanted: str | None)
         return target.name
     name = wanted or _made_up(repository, target)
     batch, stage = repository.batch("fork")
-    if target.name is not None and not split(target.path):
+    shared = None if split(target.path) else repository.shared(target)
+    if shared is not None:
         repository.check_free(name)
-        old = repository.name(target.name)
-        assert old is not None
-        repository.set_name(name, None, Name(old.version, old.head), batch, stage)
+        repository.set_name(name, None, shared._replace(made_up=wanted is None), batch, stage)
     else:
         repository.publish(name, tree, batch, stage, made_up=wanted is None)
     return name

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from store import apart
 from store import entry as entries
-from store import tree
 from store.batch import Nodes
 from store.cid import Cid
 from store.entry import Entry
-from store.errors import Corrupt
 from store.nodes import DIRECTORY, Item
 
 
@@ -23,22 +22,29 @@ class Difference(NamedTuple):
     new: Entry | None
 
 
-def compare(source: Nodes, old: Entry | None, new: Entry | None) -> Iterator[Difference]:
+Pair = tuple[bytes, Entry | None, Entry | None]
+
+
+def compare(source: Nodes, old: Entry | None, new: Entry | None, *, inside: str = "AD") -> Iterator[Difference]:
     """Yield what differs, a directory before what it holds, the names in order. Any depth will do.
 
     A directory is M if its own metadata differ. Which paths are hard links of each other is not compared.
+    Of directories that only one side has nothing below is told (or read) unless `inside` has their letter.
     """
     if status := _status(old, new):
         yield Difference(status, b"", old, new)
-    stack = [] if _content(old) == _content(new) else [(b"", _pairs(source, _content(old), _content(new)))]
+    stack = [] if _content(old) == _content(new) else [(b"", pairs(source, _content(old), _content(new)))]
     while stack:
-        at, pairs = stack[-1]
-        for name, before, after in pairs:
+        at, rest = stack[-1]
+        for name, before, after in rest:
             path = at + b"/" + name if at else name
             if status := _status(before, after):
                 yield Difference(status, path, before, after)
-            if _content(before) != _content(after):
-                stack.append((path, _pairs(source, _content(before), _content(after))))
+            gone, come = _content(before), _content(after)
+            gone = gone if (after is not None and after.is_dir) or "D" in inside else None
+            come = come if (before is not None and before.is_dir) or "A" in inside else None
+            if gone != come:
+                stack.append((path, pairs(source, gone, come)))
                 break
         else:
             stack.pop()
@@ -47,6 +53,17 @@ def compare(source: Nodes, old: Entry | None, new: Entry | None) -> Iterator[Dif
 def own(entry: Entry) -> Entry:
     """Return the entry without what says something about the files below it."""
     return entry._replace(data=None, total=(0, 0, 0)) if entry.is_dir else entry
+
+
+def pairs(source: Nodes, old: Cid | None, new: Cid | None) -> Iterator[Pair]:
+    """Yield (name, old entry, new entry) in order, of all that lies in nodes which two directories do not share."""
+    for key, before, after, old_leaf, new_leaf in apart.items(source, DIRECTORY, old, new):
+        if before != after:
+            yield key, _entry(before, old_leaf), _entry(after, new_leaf)
+
+
+def _entry(item: Item | None, leaf: Cid | None) -> Entry | None:
+    return None if item is None or leaf is None else entries.decode(item[1], leaf)
 
 
 def _status(old: Entry | None, new: Entry | None) -> str:
@@ -59,66 +76,3 @@ def _status(old: Entry | None, new: Entry | None) -> str:
 
 def _content(entry: Entry | None) -> Cid | None:
     return entry.tree if entry is not None and entry.is_dir else None
-
-
-def _pairs(source: Nodes, old: Cid | None, new: Cid | None) -> Iterator[tuple[bytes, Entry | None, Entry | None]]:
-    """Yield (name, old entry, new entry) in order, of all that lies in nodes which the two do not share."""
-    old_leaves, new_leaves = _leaves_apart(source, old, new)
-    olds, news = _entries(source, old_leaves), _entries(source, new_leaves)
-    before, after = next(olds, None), next(news, None)
-    while before is not None or after is not None:
-        name = min(side[0] for side in (before, after) if side is not None)
-        left = right = None
-        if before is not None and before[0] == name:
-            left, before = before[1], next(olds, None)
-        if after is not None and after[0] == name:
-            right, after = after[1], next(news, None)
-        yield name, left, right
-
-
-def _entries(source: Nodes, leaves: list[Cid]) -> Iterator[tuple[bytes, Entry]]:
-    for leaf in leaves:
-        for name, doc in _items(source, leaf, 0):
-            yield name, entries.decode(doc, leaf)
-
-
-def _leaves_apart(source: Nodes, old: Cid | None, new: Cid | None) -> tuple[list[Cid], list[Cid]]:
-    """Return the leaves of each that are not the other's, in order.
-
-    A node in both holds the same names with the same entries on both sides, so it can be left out unread.
-    """
-    olds, news = _Row.of(source, old), _Row.of(source, new)
-    while olds.level or news.level:
-        level = max(olds.level, news.level)
-        olds, news = olds.down_from(source, level), news.down_from(source, level)
-        if olds.level == news.level:
-            shared = frozenset(olds.cids).intersection(news.cids)
-            olds, news = olds.without(shared), news.without(shared)
-    return olds.cids, news.cids
-
-
-class _Row(NamedTuple):
-    """Nodes of one level, in order."""
-
-    level: int
-    cids: list[Cid]
-
-    @classmethod
-    def of(cls, source: Nodes, root: Cid | None) -> _Row:
-        return cls(0, []) if root is None else cls(tree.load(source, DIRECTORY, root).level, [root])
-
-    def down_from(self, source: Nodes, level: int) -> _Row:
-        """Return the row below, if this one is at `level`."""
-        if self.level < level:
-            return self
-        return _Row(level - 1, [item[1] for cid in self.cids for item in _items(source, cid, level)])
-
-    def without(self, cids: frozenset[Cid]) -> _Row:
-        return _Row(self.level, [cid for cid in self.cids if cid not in cids])
-
-
-def _items(source: Nodes, cid: Cid, level: int) -> list[Item]:
-    node = tree.load(source, DIRECTORY, cid)
-    if node.level != level:
-        raise Corrupt(cid, f"a node of level {node.level} where one of level {level} was promised")
-    return node.items

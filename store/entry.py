@@ -68,6 +68,10 @@ def type_bits(kind: str) -> int:
     return _TYPE_BITS[kind]
 
 
+def is_kind(text: str) -> bool:
+    return text in _TYPE_BITS
+
+
 def kind_of(st_mode: int) -> str:
     """Return the kind for a stat mode."""
     return _KINDS[stat.S_IFMT(st_mode)]

@@ -31,6 +31,9 @@ xattr_bytes_inline: Final = 512
 xattr_bytes_max: Final = 512 * KIB
 xattr_value_bytes_max: Final = 64 * KIB
 
+# FORMAT: versions that one version may come right after.
+previous_max: Final = 1000
+
 name_bytes_max: Final = 255
 target_bytes_max: Final = 4095
 link_path_bytes_max: Final = 64 * KIB
@@ -38,6 +41,13 @@ depth_max: Final = 8192
 file_bytes_max: Final = (1 << 63) - 1
 
 root_name_bytes_max: Final = 200
+
+history_versions_max: Final = 1_000_000  # looked at to answer one question
+merge_rounds_max: Final = 16  # best common ancestors of best common ancestors and so on
+marks_per_edit: Final = 4096  # tombstones made or taken away at a time
+rename_names_max: Final = 200_000  # that came and went, among which renames are looked for
+text_bytes_max: Final = 4 * MIB  # of a file that is compared line by line
+text_pairs_max: Final = 4_000_000  # of equal lines; a file of one line, again and again, has many
 
 # A batch is stored (staged) once it holds this much, so that memory stays bounded.
 batch_bytes_max: Final = 24 * MIB

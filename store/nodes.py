@@ -1,4 +1,4 @@
-"""The nodes of the one balanced tree that holds files, directories and hard links, and how these three differ.
+"""The nodes of the one balanced tree that holds files, directories, hard links and marks, and how these differ.
 
 A node is `[flavor, level, items]`. Level 0 is a leaf. An item of a higher level stands for a node one level down:
 `[key, CID, totals...]`. All leaves are at the same depth.
@@ -185,6 +185,20 @@ class Links(_Named):
         return None if len(item) == 2 else "a link needs two paths"
 
 
+class Marks(_Named):
+    """`[path, map]`: what a version says about paths, beside its tree. What the map says is for others to check."""
+
+    key_bytes_max = limits.link_path_bytes_max
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def check_leaf(self, item: Item) -> str | None:
+        if not item[0] or not all(map(good_name, item[0].split(b"/"))):
+            return "a bad path"
+        return None if len(item) == 2 and isinstance(item[1], dict) else "a mark needs a path and a map"
+
+
 class FileContent:
     """`[length, CID of a chunk]`, or `[length, null]` for a hole; totals are (length, bytes in holes)."""
 
@@ -236,7 +250,9 @@ class FileContent:
 DIRECTORY: Final = Directory()
 LINKS: Final = Links()
 FILE: Final = FileContent()
-FLAVORS: Final[dict[Any, Flavor]] = {"dir": DIRECTORY, "links": LINKS, "file": FILE}
+TOMBSTONES: Final = Marks("tombstones")
+CONFLICTS: Final = Marks("conflicts")
+FLAVORS: Final[dict[Any, Flavor]] = {f.name: f for f in (DIRECTORY, LINKS, FILE, TOMBSTONES, CONFLICTS)}
 _HOLE_LABEL: Final = b"\xff" * 32
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from store import backends, codec, layered_store, lease, names, place, staging, version
+from store import backends, codec, history, layered_store, lease, names, place, revision, staging, successor, version
 from store import cid as cids
 from store.batch import Batch
 from store.blocks import Change, RootChange, Store
@@ -28,11 +28,16 @@ NAME, PIN = b"name/", b"pin/"  # what the keys of these roots begin with
 
 
 class Target(NamedTuple):
-    """What a person meant by CID|NAME[/path]: a tree, by which name if any, and a path inside it."""
+    """What a person meant by a revision: a tree, by which name if any, and a path inside it.
+
+    `name` is only there for the newest tree of a name. `version` is the one that has this tree; None for a tree that
+    was meant by its own CID, and for a head that is newer than the name's last version.
+    """
 
     tree: Cid
     name: str | None
     path: bytes
+    version: Cid | None = None
 
 
 class Repository:
@@ -117,26 +122,55 @@ class Repository:
     # Reading
 
     def resolve(self, text: str) -> Target:
-        """Return what CID|NAME[/path] means. Of names that could be meant the longest is; without one, an image's.
+        """Return what a revision and a path mean: see `revision`. Of names that could be meant the longest is;
+        without one, an image's.
 
         Raises NotFound, BadCid.
         """
-        first, _, rest = text.partition("/")
-        if cids.looks_like(first):
-            cid = cids.parse(first)
-            return Target(version.tree_cid(self.cache, cid), None, os.fsencode(rest))
-        parts = text.split("/")
-        for count in range(len(parts), 0, -1):
-            name = "/".join(parts[:count])
-            found = self.name(name)
-            if found is not None:
-                return Target(self.head(found), name, os.fsencode("/".join(parts[count:])))
+        first = text.partition("/")[0]
+        for stem, steps, path in revision.spellings(text):
+            if (found := self.name(stem)) is not None:
+                if not steps:
+                    made = None if found.head else found.version
+                    return Target(self.head(found), stem, os.fsencode(path), made)
+                return self._earlier(found.version, steps, path)
+            if "/" not in stem and (cid := self._cid(stem)) is not None:
+                return self._earlier(cid, steps, path)
         from store.oci import images  # which takes a while, and most commands are about names
 
         image = images.resolve(self.store, self.cache, text)
         if image is not None:
             return Target(image[0], None, image[1])
         raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
+
+    def _earlier(self, cid: Cid, steps: str, path: str) -> Target:
+        if steps or isinstance(version.load(self.cache, cid), Version):
+            cid, found = revision.follow(self.cache, cid, steps)
+            return Target(found.tree, None, os.fsencode(path), cid)
+        return Target(cid, None, os.fsencode(path))
+
+    def _cid(self, text: str) -> Cid | None:
+        """Return the CID that `text` is, or of which it is the beginning. Raises BadCid, and NotFound for several."""
+        if revision.is_prefix(text) and (found := revision.unique(text, self._known())) is not None:
+            return found
+        return cids.parse(text) if cids.looks_like(text) else None
+
+    def _known(self) -> Iterator[Cid]:
+        """Yield the trees and versions that a person can know of."""
+        yield from self.pins()
+        named = [name for _, name in self.names()]
+        yield from (name.head for name in named if name.head)
+        for cid, found in history.ancestors(self.cache, *(name.version for name in named)):
+            yield from (cid, found.tree)
+
+    def shared(self, target: Target) -> Name | None:
+        """Return what a new name for the whole of `target` holds so that it shares its history.
+
+        None for a tree without one.
+        """
+        if target.name is not None and (found := self.name(target.name)) is not None:
+            return Name(found.version, found.head)
+        return None if target.version is None else Name(target.version)
 
     def name(self, name: str) -> Name | None:
         record = self.store.root(NAME + os.fsencode(name)) if name else None
@@ -195,8 +229,7 @@ class Repository:
         """
         if old is None:
             self.check_free(name)
-        previous = frozenset(() if old is None else (old.version,))
-        cid = version.put_version(batch, Version(tree, previous, version.now(), _author(), message))
+        cid = successor.put(batch, tree, () if old is None else (old.version,), message=message)
         self.set_name(name, old, Name(cid, None, made_up), batch, stage, leased=leased)
         return cid
 
@@ -315,15 +348,6 @@ def pin_root(tree: Cid) -> tuple[bytes, bytes]:
 
 def _record(name: Name | None) -> bytes | None:
     return None if name is None else names.encode(name)
-
-
-def _author() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 __all__ = ["Lease", "Repository", "Target"]

@@ -7,12 +7,12 @@ import re
 import time
 from typing import NamedTuple
 
-from store import codec, directory, links
+from store import codec, directory, limits, links
 from store import entry as entries
 from store.batch import Batch, Nodes
 from store.cid import Cid
 from store.entry import Entry
-from store.errors import Corrupt, WrongKind
+from store.errors import Corrupt, TooLarge, WrongKind
 from store.nodes import FLAVORS
 
 FORMAT = 1
@@ -27,13 +27,20 @@ class Tree(NamedTuple):
 
 
 class Version(NamedTuple):
-    """`time` is in ns since 1970."""
+    """`time` is in ns since 1970.
+
+    `line` is the one of several `previous` that the name was at before: the others were merged into it.
+    `tombstones` and `conflicts` are trees of marks on paths, see those modules.
+    """
 
     tree: Cid
     previous: frozenset[Cid]
     time: int
     author: str = ""
     message: str = ""
+    line: Cid | None = None
+    tombstones: Cid | None = None
+    conflicts: Cid | None = None
 
 
 def put_tree(batch: Batch, tree: Tree) -> Cid:
@@ -41,6 +48,9 @@ def put_tree(batch: Batch, tree: Tree) -> Cid:
 
 
 def put_version(batch: Batch, version: Version) -> Cid:
+    """Raises TooLarge for more than `previous_max` previous versions."""
+    if len(version.previous) > limits.previous_max:
+        raise TooLarge(f"a version may have {limits.previous_max} previous ones at most")
     return batch.put_doc(_version_doc(version))
 
 
@@ -63,6 +73,8 @@ def _version_doc(version: Version) -> codec.Doc:
         doc["author"] = version.author
     if version.message:
         doc["message"] = version.message
+    links = (("line", version.line), ("tombstones", version.tombstones), ("conflicts", version.conflicts))
+    doc.update((field, link) for field, link in links if link is not None)
     return doc
 
 
@@ -89,6 +101,14 @@ def load_tree(source: Nodes, cid: Cid) -> Tree:
         found = load(source, found.tree)
     if not isinstance(found, Tree):
         raise Corrupt(cid, "a version of a version")
+    return found
+
+
+def load_version(source: Nodes, cid: Cid) -> Version:
+    """Return the Version `cid`. Raises what `load` does, and WrongKind for a tree."""
+    found = load(source, cid)
+    if not isinstance(found, Version):
+        raise WrongKind(f"{cid} is a tree without a history, not a version")
     return found
 
 
@@ -148,7 +168,12 @@ def _version(cid: Cid, doc: codec.Doc) -> Version:
     good = _is_node(doc.get("tree")) and isinstance(previous, list) and all(map(_is_node, previous))
     if not good or type(doc.get("time")) is not int or not (type(author) is type(message) is str):
         raise Corrupt(cid, "a version breaks the format")
-    version = Version(doc["tree"], frozenset(previous), doc["time"], author, message)
+    line, marks = doc.get("line"), (doc.get("tombstones"), doc.get("conflicts"))
+    if len(previous) > limits.previous_max or not (line is None or (line in previous and len(previous) > 1)):
+        raise Corrupt(cid, "a version breaks the format")
+    if not all(mark is None or _is_node(mark) for mark in marks):
+        raise Corrupt(cid, "a version breaks the format")
+    version = Version(doc["tree"], frozenset(previous), doc["time"], author, message, line, *marks)
     if _version_doc(version) != doc:
         raise Corrupt(cid, "a version breaks the format")
     return version

@@ -21,7 +21,7 @@ Args = argparse.Namespace
 
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 an error, explained in one line on stderr; 2 wrong usage."
-TARGET_HELP: Final = "a CID or a name, and a path inside that tree"
+TARGET_HELP: Final = "a CID or a name, an earlier version of it (src~1, src@{yesterday}), a path inside"
 
 
 class _Explained(argparse.HelpFormatter):

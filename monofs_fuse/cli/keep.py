@@ -16,7 +16,6 @@ from store.cid import Cid
 from store.errors import NotFound, StoreError
 from store.names import Name
 from store.repository import Repository, Target
-from store.version import Version
 
 # names
 
@@ -101,12 +100,13 @@ def name_options(parser: Parser) -> None:
 def name(args: Args) -> int:
     """Give a tree a name, one more if it has one already.
 
-    A name for a NAME shares its version and so its history, and goes its own way from there.
-    A name for the CID of a tree, or of a directory inside one, begins a history. A named tree
-    is kept until the last of its names and pins is forgotten.
+    A name for a NAME or an earlier version of it shares that version and so its history, and
+    goes its own way from there. A name for the CID of a tree, or of a directory inside one, begins
+    a history. A named tree is kept until the last of its names and pins is forgotten.
 
     Examples:
       monofs name release-1.0 src
+      monofs name before src~2
       monofs name old bafyr4i...
       monofs name docs src/docs
     """
@@ -114,23 +114,16 @@ def name(args: Args) -> int:
         repository.check_free(args.name)
         target = repository.resolve(args.target)
         inside = directory.names(target.path)
-        old = repository.name(target.name) if target.name is not None and not inside else None
-        old = old or (None if inside else _version(repository, args.target))
+        old = None if inside else repository.shared(target)
         batch, stage = repository.batch("name")
         if old is not None:
             if args.message is not None:
                 args.refuse("-m is for a new version, and this name would share one that is there")
-            repository.set_name(args.name, None, Name(old.version, old.head), batch, stage)
+            repository.set_name(args.name, None, old, batch, stage)
         else:
             tree = _tree(repository, target, batch)
             repository.publish(args.name, tree, batch, stage, message=args.message or "")
     return 0
-
-
-def _version(repository: Repository, text: str) -> Name | None:
-    """Return a name's content for the CID of a version; None for that of a tree."""
-    cid = cids.parse(text.partition("/")[0])
-    return Name(cid) if isinstance(version.load(repository.cache, cid), Version) else None
 
 
 def _tree(repository: Repository, target: Target, batch: Batch) -> Cid:

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 
 from store import cid as cids
-from store import codec, directory, limits, links, names, tree, version
+from store import codec, conflicts, directory, limits, links, names, tombstones, tree, version
 from store import entry as entries
 from store import file as files
 from store.batch import Batch
 from store.chunker import FastCdc
 from store.cid import ALGORITHMS, Cid
+from store.conflicts import Conflict
 from store.entry import Entry
 from store.file import File
-from store.nodes import DIRECTORY, FILE, LINKS
+from store.nodes import DIRECTORY, FILE, LINKS, TOMBSTONES
 from store.version import Tree, Version
 from tests.store.models import new_batch
 from tests.vectors import reference
@@ -96,8 +97,32 @@ def versions(batch: Batch) -> list[Cid]:
     empty = version.put_tree(batch, Tree(Entry("dir", 0o755)))
     first = version.put_version(batch, Version(empty, frozenset(), MTIME))
     second = version.put_version(batch, Version(empty, frozenset((first,)), MTIME + 1, author="ä"))
-    merge = Version(empty, frozenset((second, first)), 0, message="one line\nand another")
-    return [first, second, version.put_version(batch, merge)]
+    merge = Version(empty, frozenset((second, first)), 0)
+    third = version.put_version(batch, merge._replace(message="one line\nand another"))
+    marked = merge._replace(line=second, tombstones=buried(batch), conflicts=disputed(batch))
+    return [first, second, third, version.put_version(batch, marked)]
+
+
+def buried(batch: Batch) -> Cid | None:
+    """The tombstones of `reference.marks`, as two checkpoints write them."""
+    scratch = new_batch(batch.algorithm)
+    names: dict[bytes, Entry | None] = {b"%03d" % number: Entry("file", 0, mtime=number) for number in range(300)}
+    inside = directory.with_entries(scratch, Entry("dir", 0o755, mtime=7), names)
+    hello = file_entry(scratch, CONTENTS["one chunk"](), nlink=2)
+    contents: tuple[dict[bytes, Entry | None], ...] = ({b"dir": inside, b"hello": hello}, {b"dir": inside}, {})
+    roots = [directory.with_entries(scratch, Entry("dir", 0o755), content) for content in contents]
+    trees = [version.put_tree(scratch, Tree(root)) for root in roots]
+    first = tombstones.after(scratch, [Version(trees[0], frozenset(), 0)], trees[1], -1)
+    second = tombstones.after(scratch, [Version(trees[1], frozenset(), 0, tombstones=first)], trees[2], MTIME)
+    return tree.build(batch, TOMBSTONES, tree.items(scratch, TOMBSTONES, second))
+
+
+def disputed(batch: Batch) -> Cid | None:
+    found = {
+        b"a": Conflict("content", "ours", "theirs", b"a~theirs"),
+        b"dir/b": Conflict("metadata", "ä", "", None, "mode"),
+    }
+    return conflicts.put(batch, found)
 
 
 def shown(value: Any) -> Any:
@@ -141,6 +166,9 @@ def test_the_store_reads_the_vectors(name: str) -> None:
     merged = version.load(batch, cids.parse(wanted["versions"][2]))
     assert isinstance(merged, Version)
     assert sorted(map(str, merged.previous)) == sorted(wanted["versions"][:2])
+    marked = version.load(batch, cids.parse(wanted["versions"][3]))
+    assert isinstance(marked, Version) and str(marked.line) == wanted["versions"][1]
+    assert [path for path, _ in conflicts.below(batch, marked.conflicts)] == [b"a", b"dir/b"]
 
 
 @hashes

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import codec, directory, links, version
+from store import codec, directory, limits, links, version
 from store import draft as drafts
 from store import entry as entries
 from store import file as files
@@ -26,10 +26,17 @@ from tests.store.models import examples, forged, mixed, new_batch, tiny, with_fo
 NODE, CHUNK = BLAKE3.node(b"some tree"), BLAKE3.raw(b"bytes")
 EMPTY_DIR = Entry("dir", 0o755)
 
-versions = st.builds(
+MARKS = BLAKE3.node(b"marks")
+unmerged = st.builds(
     Version, st.just(NODE), st.frozensets(st.integers(0, 9).map(lambda n: BLAKE3.node(bytes((n,))))),
     st.integers(-(1 << 63), (1 << 64) - 1), st.text(max_size=20), st.text(max_size=20),
+    st.none(), st.sampled_from([None, MARKS]), st.sampled_from([None, MARKS]),
 )  # fmt: skip
+versions = st.builds(
+    lambda made, lined: made._replace(line=min(made.previous)) if lined and len(made.previous) > 1 else made,
+    unmerged,
+    st.booleans(),
+)
 
 
 @given(versions)
@@ -39,7 +46,17 @@ def test_versions_round_trip(made: Version) -> None:
     cid = version.put_version(batch, made)
     assert version.load(batch, cid) == made
     assert version.tree_cid(batch, cid) == made.tree
-    assert codec.links(cid, batch.get(cid)) == {made.tree, *made.previous}
+    marks = {mark for mark in (made.tombstones, made.conflicts) if mark is not None}
+    assert codec.links(cid, batch.get(cid)) == {made.tree, *made.previous, *marks}
+
+
+def test_too_many_previous_versions() -> None:
+    batch = new_batch()
+    many = [BLAKE3.node(b"%d" % number) for number in range(limits.previous_max + 1)]
+    with pytest.raises(TooLarge):
+        version.put_version(batch, Version(NODE, frozenset(many), 1))
+    with pytest.raises(Corrupt):
+        version.load(batch, batch.put_doc({**GOOD_VERSION, "previous": sorted(many)}))
 
 
 @given(versions, st.data())
@@ -81,6 +98,9 @@ GOOD_VERSION = {"type": "version", "format": 1, "tree": NODE, "previous": [], "t
         {**GOOD_VERSION, "previous": sorted(map(BLAKE3.node, (b"1", b"2")), reverse=True)},
         {**GOOD_VERSION, "time": 1.5}, {**GOOD_VERSION, "author": ""}, {**GOOD_VERSION, "author": b"me"},
         {**GOOD_VERSION, "message": 5}, {**GOOD_VERSION, "message": ""}, {**GOOD_VERSION, "more": 1},
+        {**GOOD_VERSION, "line": NODE}, {**GOOD_VERSION, "line": NODE, "previous": [NODE]},
+        {**GOOD_VERSION, "line": None}, {**GOOD_VERSION, "tombstones": None}, {**GOOD_VERSION, "tombstones": []},
+        {**GOOD_VERSION, "conflicts": CHUNK}, {**GOOD_VERSION, "conflicts": [NODE]},
     ],
     ids=lambda doc: str(doc)[:80],
 )  # fmt: skip

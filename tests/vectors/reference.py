@@ -160,7 +160,7 @@ def above(name: str, level: int, items: list[Any], cid: CID) -> list[Any]:
 
 
 def sums(name: str, level: int, items: list[Any]) -> list[int]:
-    if name == "links":
+    if name not in ("file", "dir"):
         return []
     if level:
         columns = [0, 2] if name == "file" else [2, 3, 4]
@@ -246,6 +246,33 @@ def large_links(make: Maker) -> CID:
     return make.links([[b"a/%03d" % n, b"b/%03d" % (299 - n), b"c/%03d" % (n * 7 % 300)] for n in range(300)])
 
 
+def marks(make: Maker) -> dict[str, CID]:
+    """What can be said about paths beside a tree."""
+    scratch = Maker(make.hash)  # of what was deleted nothing is left but CIDs
+    hello = {"mode": 0o644, "mtime": MTIME, "nlink": 2, **scratch.file(CONTENTS["one chunk"]())}
+    was = {key: value for key, value in hello.items() if key != "nlink"} | {"mtime": 0}
+    inside = scratch.directory({b"%03d" % n: {"mode": 0, "mtime": n} for n in range(300)}, mtime=7)
+    tombstones = {b"dir/%03d" % n: {"time": MTIME, "was": would_be(make, {"mode": 0, "mtime": 0})} for n in range(300)}
+    tombstones[b"dir"] = {
+        "time": MTIME, "kind": "dir", "was": would_be(make, {"kind": "dir", "mode": 0o755, "mtime": 0}),
+        "content": bytes(inside["data"]),
+    }  # fmt: skip
+    tombstones[b"hello"] = {"time": -1, "was": would_be(make, was), "size": 16385, "content": bytes(hello["data"])}
+    conflicts = {
+        b"a": {"kind": "content", "stands": "ours", "other": "theirs", "copy": b"a~theirs"},
+        b"dir/b": {"kind": "metadata", "stands": "ä", "other": "", "detail": "mode"},
+    }
+    return {
+        name: make.tree(name, [[path, found[path]] for path in sorted(found)])
+        for name, found in (("tombstones", tombstones), ("conflicts", conflicts))
+    }
+
+
+def would_be(make: Maker, entry: dict[str, Any]) -> bytes:
+    """Return the CID of an entry that is no block."""
+    return bytes(CID("base32", 1, "dag-cbor", multihash.wrap(HASHES[make.hash](dag_cbor.encode(entry)), make.hash)))
+
+
 def versions(make: Maker) -> list[CID]:
     tree = empty_tree(make)
     first = make.node({"type": "version", "format": 1, "tree": tree, "previous": [], "time": MTIME})
@@ -253,7 +280,8 @@ def versions(make: Maker) -> list[CID]:
         {"type": "version", "format": 1, "tree": tree, "previous": [first], "time": MTIME + 1, "author": "ä"}
     )
     merge = {"type": "version", "format": 1, "tree": tree, "previous": sorted((first, second), key=bytes), "time": 0}
-    return [first, second, make.node({**merge, "message": "one line\nand another"})]
+    third = make.node({**merge, "message": "one line\nand another"})
+    return [first, second, third, make.node({**merge, "line": second, **marks(make)})]
 
 
 def vectors() -> dict[str, Any]:

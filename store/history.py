@@ -1,0 +1,150 @@
+"""History: the versions before a version, through the sets of `previous`.
+
+Times are what clocks said, and clocks lie: they decide in which order versions are read, never what is before what.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from store import limits, version
+from store.batch import Nodes
+from store.cid import Cid
+from store.errors import TooLarge
+from store.version import Version
+
+_OURS: Final = 1  # reached from ours
+_THEIRS: Final = 2  # and from theirs
+_STALE: Final = 4  # before a common ancestor
+_BOTH: Final = _OURS | _THEIRS
+
+
+def ancestors(source: Nodes, *starts: Cid) -> Iterator[tuple[Cid, Version]]:
+    """Yield (CID, Version) of `starts` and all before them, each once, the newest of those known first.
+
+    Holds what stands for each in memory. Raises TooLarge over `history_versions_max`.
+    """
+    heap = _Heap(source)
+    seen: set[Cid] = set()
+    new: Iterable[Cid] = starts
+    while True:
+        for cid in new:
+            if cid not in seen:
+                seen.add(cid)
+                heap.push(cid)
+        if len(seen) > limits.history_versions_max:
+            raise _too_long()
+        if not heap:
+            return
+        cid, found = heap.pop()
+        yield cid, found
+        new = found.previous
+
+
+def line(source: Nodes, start: Cid) -> Iterator[tuple[Cid, Version]]:
+    """Yield `start` and what its name pointed at before it, one after the other.
+
+    Behind a version that does not say which of several previous ones that was, the newest.
+    """
+    cid: Cid | None = start
+    for _ in range(limits.history_versions_max):
+        if cid is None:
+            return
+        found = version.load_version(source, cid)
+        yield cid, found
+        cid = found.line or _newest(source, found.previous)
+    raise _too_long()
+
+
+def is_ancestor(source: Nodes, old: Cid, new: Cid) -> bool:
+    """True if `old` is `new` or before it."""
+    return any(cid == old for cid, _ in ancestors(source, new))
+
+
+def bases(source: Nodes, ours: Cid, theirs: Cid) -> list[Cid]:
+    """Return the best common ancestors: those that are not before another one. Sorted; empty if there are none."""
+    if ours == theirs:
+        return [ours]
+    paint = _Paint(source)
+    paint.mark(ours, _OURS)
+    paint.mark(theirs, _THEIRS)
+    common: set[Cid] = set()
+    while paint.fresh:
+        cid, found = paint.pop()
+        flags = paint.marks[cid]
+        if flags & _BOTH == _BOTH and not flags & _STALE:
+            common.add(cid)
+            flags |= _STALE
+        for before in found.previous:
+            paint.mark(before, flags)
+    return sorted(_unrelated(source, {cid for cid in common if not paint.marks[cid] & _STALE}))
+
+
+def _unrelated(source: Nodes, found: set[Cid]) -> set[Cid]:
+    """Return those that are before no other of them. With clocks that went wrong `bases` can meet such, too."""
+    if len(found) < 2:
+        return found
+    before = {cid for one in found for cid in version.load_version(source, one).previous}
+    return found - {cid for cid, _ in ancestors(source, *before)}
+
+
+class _Heap:
+    """Versions of which the newest comes first."""
+
+    def __init__(self, source: Nodes) -> None:
+        self._source = source
+        self._items: list[tuple[int, Cid, Version]] = []
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def push(self, cid: Cid) -> None:
+        found = version.load_version(self._source, cid)
+        heapq.heappush(self._items, (-found.time, cid, found))
+
+    def pop(self) -> tuple[Cid, Version]:
+        _, cid, found = heapq.heappop(self._items)
+        return cid, found
+
+
+class _Paint:
+    """From which side each version was reached. One that gets a new mark after its turn has another turn."""
+
+    def __init__(self, source: Nodes) -> None:
+        self.marks: dict[Cid, int] = {}
+        self.fresh = 0  # waiting, and not known to be stale
+        self._waiting: set[Cid] = set()
+        self._heap = _Heap(source)
+
+    def mark(self, cid: Cid, flags: int) -> None:
+        old = self.marks.get(cid, 0)
+        new = old | flags
+        if new == old:
+            return
+        if len(self.marks) > limits.history_versions_max:
+            raise _too_long()
+        self.marks[cid] = new
+        if cid in self._waiting:
+            self.fresh -= not old & _STALE
+        else:
+            self._waiting.add(cid)
+            self._heap.push(cid)
+        self.fresh += not new & _STALE
+
+    def pop(self) -> tuple[Cid, Version]:
+        cid, found = self._heap.pop()
+        self._waiting.remove(cid)
+        self.fresh -= not self.marks[cid] & _STALE
+        return cid, found
+
+
+def _newest(source: Nodes, among: frozenset[Cid]) -> Cid | None:
+    return max(among, key=lambda cid: (version.load_version(source, cid).time, cid), default=None)
+
+
+def _too_long() -> TooLarge:
+    return TooLarge(
+        f"this history has over {limits.history_versions_max} versions; name the version you mean by its CID"
+    )
