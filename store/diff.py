@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from store import apart
+from store import apart, directory
 from store import entry as entries
 from store.batch import Nodes
 from store.cid import Cid
@@ -25,29 +25,38 @@ class Difference(NamedTuple):
 Pair = tuple[bytes, Entry | None, Entry | None]
 
 
-def compare(source: Nodes, old: Entry | None, new: Entry | None, *, inside: str = "AD") -> Iterator[Difference]:
+def compare(
+    source: Nodes, old: Entry | None, new: Entry | None, *, inside: str = "AD", known: Entry | None = None
+) -> Iterator[Difference]:
     """Yield what differs, a directory before what it holds, the names in order. Any depth will do.
 
     A directory is M if its own metadata differ. Which paths are hard links of each other is not compared.
-    Of directories that only one side has nothing below is told (or read) unless `inside` has their letter.
+    Of directories that only one side has nothing below is told (or read) unless `inside` has their letter, and
+    neither of those of `new` that the tree `known` has too, in the same place.
     """
     if status := _status(old, new):
         yield Difference(status, b"", old, new)
-    stack = [] if _content(old) == _content(new) else [(b"", pairs(source, _content(old), _content(new)))]
+    if _content(old) == _content(new):
+        return
+    prefix = b""  # of all paths in the directory we are in; one for each directory above would be much memory
+    stack = [(0, pairs(source, _content(old), _content(new)), known)]
     while stack:
-        at, rest = stack[-1]
+        longer, rest, known = stack[-1]
         for name, before, after in rest:
-            path = at + b"/" + name if at else name
+            path = prefix + name
             if status := _status(before, after):
                 yield Difference(status, path, before, after)
             gone, come = _content(before), _content(after)
             gone = gone if (after is not None and after.is_dir) or "D" in inside else None
             come = come if (before is not None and before.is_dir) or "A" in inside else None
-            if gone != come:
-                stack.append((path, pairs(source, gone, come)))
+            inner = directory.lookup(source, known, name) if come is not None and known and known.is_dir else None
+            if gone != come and (come is None or come != _content(inner)):
+                stack.append((len(name) + 1, pairs(source, gone, come), inner))
+                prefix = path + b"/"
                 break
         else:
             stack.pop()
+            prefix = prefix[: len(prefix) - longer]
 
 
 def own(entry: Entry) -> Entry:

@@ -64,6 +64,13 @@ def below(source: Nodes, root: Cid | None, path: bytes = b"") -> Iterator[tuple[
         yield key, _decode(item, root)
 
 
+def since(source: Nodes, old: Cid | None, new: Cid | None) -> Iterator[tuple[bytes, Tombstone]]:
+    """Yield (path, tombstone), in order, of those in `new` that are not in `old`."""
+    for one in apart.items(source, TOMBSTONES, old, new):
+        if one.new is not None and one.new_leaf is not None and one.new != one.old:
+            yield one.key, _decode(one.new, one.new_leaf)
+
+
 # Writing
 
 
@@ -80,7 +87,7 @@ def after(batch: Batch, before: Sequence[Version], new: Cid, time: int) -> Cid |
             if change.status == "D" and change.old is not None:
                 edits.bury(change.path, of(batch.algorithm, change.old, time))
             elif change.status in "AT" and change.new is not None:
-                edits.raise_(root, change.path)
+                edits.raise_(root, change.path, is_dir=change.new.is_dir)
     return edits.finish()
 
 
@@ -132,8 +139,12 @@ class _Edits:
         if len(path) <= limits.link_path_bytes_max and tree.find(self._batch, TOMBSTONES, self._old, path) is None:
             self.change(path, new)
 
-    def raise_(self, root: Entry, path: bytes) -> None:
+    def raise_(self, root: Entry, path: bytes, *, is_dir: bool) -> None:
         """`path` is there again: take away its tombstone, and those of all below that is there."""
+        if not is_dir:
+            if tree.find(self._batch, TOMBSTONES, self._old, path) is not None:
+                self.change(path, None)
+            return
         for found, _ in below(self._batch, self._old, path):
             if found == path or directory.find(self._batch, root, found) is not None:
                 self.change(found, None)
