@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from store import grouping, history, limits, merge, successor, version
+from store import cid as cids
+from store import grouping, history, limits, merge, revision, successor, version
 from store.batch import Batch
 from store.chunker import Chunker
 from store.cid import Cid
@@ -78,7 +79,9 @@ def other(repository: Repository, batch: Batch, text: str) -> Other:
     target = repository.resolve(text)
     if split(target.path):
         raise WrongKind(f"'{text}' is a part of a tree; only whole trees can be merged")
-    label = text.rstrip("/") if "bafy" not in text else str(target.version or target.tree)[-_LABEL_LETTERS:]
+    stem = next(revision.spellings(text)).stem.partition("~")[0].partition("@")[0]
+    by_cid = target.name is None and (cids.looks_like(stem) or revision.is_prefix(stem))
+    label = str(target.version or target.tree)[-_LABEL_LETTERS:] if by_cid else text.rstrip("/")
     return Other(label, _version(repository, batch, target))
 
 

@@ -9,12 +9,10 @@ from typing import Any, Final
 
 from monofs_fuse.cli import listing, output
 from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, Place, find, opened
-from store import diff as diffs
 from store import directory, entry, links
 from store.batch import Nodes
-from store.diff import Difference
 from store.entry import Entry
-from store.errors import NotFound, StoreError, WrongKind
+from store.errors import StoreError, WrongKind
 from store.file import STREAM_BYTES, File
 from store.repository import Repository
 
@@ -183,68 +181,3 @@ def _sums(nodes: Nodes, place: Place, args: Args) -> Iterator[tuple[bytes, int, 
 
 def _sum(found: Entry) -> tuple[int, int]:
     return (found.total[1], found.total[0]) if found.is_dir else (found.size, 0)
-
-
-# diff
-
-
-def diff_options(parser: Parser) -> None:
-    parser.positional("old", "target", "the tree before", metavar="A")
-    parser.positional("new", "target", "the tree after", metavar="B")
-    parser.positional("path", "word", "only what lies there, in both", metavar="PATH", many="?")
-    parser.add_argument(
-        "--name-status", action="store_true", help="a letter and a path for each difference (always so)"
-    )
-    parser.add_argument("--times", action="store_true", help="directories too of which only the time differs")
-    parser.json()
-
-
-def diff(args: Args) -> int:
-    """List what differs between two trees.
-
-    A line for each path: A it is new, D it is gone, M its content or metadata differ, T it is of
-    another kind. Equal parts are not read, so this is quick for large trees that differ little.
-
-    JSON is a list of objects: status, path, old and new (as in `monofs ls --json`, or null).
-
-    Examples:
-      monofs diff $old $new
-      monofs diff src src-fork docs --name-status
-    """
-    with opened(args) as repository:
-        old, new = (_inside(repository, text, args.path) for text in (args.old, args.new))
-        if old is None and new is None:
-            raise NotFound(f"no '{directory.printable(os.fsencode(args.path))}' in either tree")
-        found = diffs.compare(repository.cache, old, new)
-        worth = (one for one in found if args.times or not _is_only_time(one))
-        if args.json:
-            output.array(map(_difference, worth))
-        else:
-            for one in worth:
-                output.line(one.status.encode() + b"\t" + output.shown(one.path or b".") + _slash(one))
-    return 0
-
-
-def _inside(repository: Repository, text: str, path: str | None) -> Entry | None:
-    place = find(repository, text)
-    try:
-        return directory.resolve(repository.cache, place.entry, os.fsencode(path or ""))
-    except (NotFound, WrongKind):
-        return None
-
-
-def _is_only_time(one: Difference) -> bool:
-    """True for a directory whose time alone tells that something in it came or went; what that is has its own line."""
-    if one.old is None or one.new is None or not (one.old.is_dir and one.new.is_dir):
-        return False
-    return diffs.own(one.old)._replace(mtime=0) == diffs.own(one.new)._replace(mtime=0)
-
-
-def _slash(one: Difference) -> bytes:
-    last = one.new or one.old
-    return b"/" if last is not None and last.is_dir else b""
-
-
-def _difference(one: Difference) -> dict[str, Any]:
-    old, new = (None if side is None else listing.row(one.path, side) for side in (one.old, one.new))
-    return {"status": one.status, "path": output.text(one.path), "old": old, "new": new}

@@ -46,7 +46,12 @@ GROUPS: Final = {
         Verb("cat", "look", "cat", "print files"),
         Verb("stat", "look", "stat", "show all that is stored about one file"),
         Verb("du", "look", "du", "sum up sizes"),
-        Verb("diff", "look", "diff", "list what differs between two trees"),
+        Verb("diff", "diffing", "diff", "list what differs between two trees"),
+    ),
+    "Bringing work together": (
+        Verb("merge", "merging", "merge", "merge other trees into a name"),
+        Verb("conflicts", "merging", "conflicts", "list what merges could not decide"),
+        Verb("tombstones", "merging", "tombstones", "list what a tree no longer has"),
     ),
     "Keeping": (
         Verb("names", "keep", "names", "list names and pins"),

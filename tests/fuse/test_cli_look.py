@@ -261,8 +261,9 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Monofs:
 
 def test_diff_lists_what_differs(changed: Monofs) -> None:
     expected = ["M\ta", "M\tempty/", "A\tfresh/", "A\tfresh/x", "T\tlink", "D\tsub/deep/c", "M\ttwin"]
-    assert changed.ok("diff", "t", "u").lines == expected
     assert changed.ok("diff", "t", "u", "--name-status").lines == expected
+    expected[1] += "\tmode 0755 -> 0700"
+    assert changed.ok("diff", "t", "u").lines == expected
     assert changed.ok("diff", "t", "t").out == b""
     reverse = changed.ok("diff", "u", "t").lines
     assert "D\tfresh/x" in reverse and "A\tsub/deep/c" in reverse
@@ -277,7 +278,7 @@ def test_diff_below_a_path(changed: Monofs) -> None:
 
 
 def test_diff_tells_directories_of_another_time_if_asked(changed: Monofs) -> None:
-    assert "M\tsub/deep/" in changed.ok("diff", "t", "u", "--times").lines
+    assert "M\tsub/deep/\ttime" in changed.ok("diff", "t", "u", "--times").lines
 
 
 def test_diff_json(changed: Monofs) -> None:
