@@ -43,7 +43,7 @@ file_bytes_max: Final = (1 << 63) - 1
 root_name_bytes_max: Final = 200
 
 history_versions_max: Final = 1_000_000  # looked at to answer one question
-merge_rounds_max: Final = 16  # best common ancestors of best common ancestors and so on
+merge_rounds_max: Final = 32  # merges of best common ancestors, to get one base
 marks_per_edit: Final = 4096  # tombstones made or taken away at a time
 rename_names_max: Final = 200_000  # that came and went, among which renames are looked for
 text_bytes_max: Final = 4 * MIB  # of a file that is compared line by line

@@ -139,6 +139,7 @@ class _Planner:
     def __init__(self, batch: Batch, chunker: Chunker, base: Cid | None, strategy: Strategy) -> None:
         self._batch, self._chunker, self._strategy = batch, chunker, strategy
         self._given = base
+        self._rounds = 0
 
     def step(self, ours: Other, theirs: Other, message: str) -> Step:
         batch = self._batch
@@ -180,23 +181,24 @@ class _Planner:
             return self._base_of(self._given)
         if not bases:
             return self._alike(ours, theirs)
-        return self._base_of(self._agreed(bases, 0))._replace(versions=tuple(bases))
+        return self._base_of(self._agreed(bases))._replace(versions=tuple(bases))
 
     def _base_of(self, cid: Cid) -> Base:
         found = version.load(self._batch, cid)
         once = found.tombstones if isinstance(found, Version) else None
         return Base(self._tree(cid), (cid,), (once, once))
 
-    def _agreed(self, bases: Sequence[Cid], rounds: int) -> Cid:
+    def _agreed(self, bases: Sequence[Cid]) -> Cid:
         """Return a version of what these agree on."""
-        if rounds > limits.merge_rounds_max:
+        self._rounds += len(bases) - 1
+        if self._rounds > limits.merge_rounds_max:
             raise TooLarge(
                 f"these histories merged each other over {limits.merge_rounds_max} times; give the base: --base"
             )
         agreed, *rest = sorted(bases, key=lambda cid: (version.load_version(self._batch, cid).time, cid))
         for cid in rest:
             below = history.bases(self._batch, agreed, cid)
-            base = self._base_of(self._agreed(below, rounds + 1)) if below else Base(None)
+            base = self._base_of(self._agreed(below)) if below else Base(None)
             found, _ = self._merged(base, Other("", agreed), Other("", cid), "drop")
             made = version.put_tree(self._batch, found)
             agreed = successor.put(self._batch, made, [agreed, cid])

@@ -79,11 +79,15 @@ def _tree(args: Args, text: str) -> str:
     """Return the target for a directory in which a tree is mounted; other texts as they are."""
     if not text.startswith(("/", "./", "../")) or not os.path.isdir(text):
         return text
-    from monofs_fuse import config, mounts
+    from monofs_fuse import config, mountpoint, mounts
 
     top = real = os.path.realpath(text)
     while not os.path.ismount(top):
         top = os.path.dirname(top)
+    there = mountpoint.mounted(top)
+    if there is None or there.kind != "fuse.monofs":
+        shown = directory.printable(os.fsencode(text))
+        raise NotFound(f"'{shown}' is in no mounted tree; 'monofs status' shows what is mounted")
     (status,) = mounts.status(config.store_path(args.store), top)
     if not status["read_only"]:
         fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)

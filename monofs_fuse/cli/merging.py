@@ -211,9 +211,10 @@ def _row(path: bytes, one: Conflict) -> dict[str, Any]:
 
 
 def _said(path: bytes, one: Conflict) -> str:
-    more = f" ({directory.printable(one.detail.encode('utf-8', 'surrogateescape'))})" if one.detail else ""
-    copy = f"; {one.other}'s is '{directory.printable(one.copy)}'" if one.copy is not None else ""
-    return f"'{directory.printable(path) or '.'}': {_MEANINGS[one.kind].format(one.stands, one.other)}{more}{copy}"
+    stands, other, detail = (directory.printable(text.encode()) for text in (one.stands, one.other, one.detail))
+    more = f" ({detail})" if detail else ""
+    copy = f"; {other}'s is '{directory.printable(one.copy)}'" if one.copy is not None else ""
+    return f"'{directory.printable(path) or '.'}': {_MEANINGS[one.kind].format(stands, other)}{more}{copy}"
 
 
 _MEANINGS = {

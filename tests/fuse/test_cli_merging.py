@@ -199,6 +199,7 @@ def test_mounted(forked: Monofs) -> None:
         assert forked.ok("diff", "work", str(point)).lines in ([], ["A\tdir/", "A\tdir/x", "A\tlate"])
         assert forked.ok("diff", "work~0", str(point)).lines == ["A\tdir/", "A\tdir/x", "A\tlate"]
         assert forked.ok("diff", "work~0", str(point / "dir")).code == 0
+        assert "in no mounted tree" in forked.fails("diff", "work", str(forked.directory))
         forked.ok("merge", "src", "work")
         assert cat(forked, "src/late") == "late\n"
     finally:
