@@ -41,7 +41,6 @@ class Saver:
         self.error: MonofsError | None = None  # why the last commit failed
         self.last_commit = time.time()
         self._next_gc = 0.0
-        self.on_commit: Callable[[], None] = lambda: None
         self.before_waiting: Callable[[], None] = lambda: None
 
     @property
@@ -113,7 +112,6 @@ class Saver:
         for waiter in waiters:
             waiter.error = self.error
             waiter.done.set()
-        self.on_commit()
         if self.error is None and self._head is not None and not self._waiters:
             await self._collect()
 

@@ -73,7 +73,6 @@ class _Server:
         committed = version.load_tree(repository.cache, session.tree if self._head is None else self._head.tree)
         self._tree = Worktree(repository.cache, committed)
         self._saver = Saver(self._tree, self._head)
-        self._saver.on_commit = self._trim
         about = {
             SOCKET: os.fsencode(session.socket),
             b"user.monofs.name": (session.name or "").encode(),
@@ -82,7 +81,6 @@ class _Server:
         self.operations = Operations(self._tree, self._saver, os.fspath(repository.path), about)
         self.cid = session.tree
         self._ended = trio.Event()
-        self._next_trim = 0.0
         self._answering = 0
         self._answered = trio.Event()
 
@@ -105,10 +103,12 @@ class _Server:
     async def _requests(self) -> None:
         """Serve until unmounted. Whatever ends it, the edits are still in memory and the last commit follows."""
         try:
-            await self._turns.serve()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._trim)
+                await self._turns.serve()
+                nursery.cancel_scope.cancel()  # no kernel is left that could forget anything
         except Exception:
             log.exception("the FUSE session broke; saving what there is")
-        self._saver.on_commit = lambda: None  # no kernel is left that could forget anything
 
     async def _announce(self) -> None:
         await trio.to_thread.run_sync(os.stat, self._session.mountpoint)
@@ -128,13 +128,12 @@ class _Server:
                 log.error("unmounted, but the last edits are not saved yet: %s; trying again", error)
                 await trio.sleep(limits.save_retry_seconds)
 
-    def _trim(self) -> None:
-        """Ask the kernel to forget the oldest inodes, so that the table stays bounded."""
-        if trio.current_time() < self._next_trim:
-            return
-        self._next_trim = trio.current_time() + limits.trim_seconds
-        for directory, name in self._tree.table.surplus(limits.inodes_max):
-            pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
+    async def _trim(self) -> None:
+        """Ask the kernel to forget the oldest inodes, again and again, so that the table stays bounded."""
+        while True:
+            await trio.sleep(limits.trim_seconds)
+            for directory, name in self._tree.table.surplus(limits.inodes_max):
+                pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
 
     # Leaving
 

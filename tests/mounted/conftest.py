@@ -38,7 +38,7 @@ class Mount(Machine):
         """Mount with limits so low that it commits, waits for room and asks the kernel to forget all the time."""
         code = (
             "import sys; from pathlib import Path; from monofs_fuse import limits, mounts\n"
-            "limits.inodes_max, limits.trim_seconds, limits.commit_seconds = 15, 0.0, 0.02\n"
+            "limits.inodes_max, limits.trim_seconds, limits.commit_seconds = 15, 0.02, 0.02\n"
             "limits.dirty_names_soft, limits.dirty_names_hard = 7, 30\n"
             "limits.unsaved_bytes_soft, limits.unsaved_bytes_hard = 100_000, 1_000_000\n"
             f"mounts.start(Path({os.fspath(self.store)!r}), 't', {os.fspath(self.dir)!r})"
