@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -17,7 +18,6 @@ from store.errors import BadCid, Corrupt
 from store.owner import Owner
 
 _T = TypeVar("_T")
-_R = TypeVar("_R")
 _numbers: Final = itertools.count()  # two files of one process must not share a name
 
 
@@ -34,6 +34,8 @@ class BlockFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._blocks, self._new = os.fspath(directory / "blocks"), os.fspath(directory / "new")
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
 
     def make(self) -> None:
         """Make the folders, once and for all: what is put later needs no new folder on disk."""
@@ -75,7 +77,7 @@ class BlockFiles:
             done[block[0]] = self.write(block[1])
 
         try:
-            _each(write, blocks.items())
+            self._each(write, blocks.items())
             yield done
         finally:
             for written in done.values():
@@ -108,7 +110,7 @@ class BlockFiles:
 
     def sync(self, changed: Iterable[Cid]) -> None:
         """Return once the names of these blocks, there or gone, are on the disk."""
-        _each(places.sync, {Path(self._path(cid)).parent for cid in changed})
+        self._each(places.sync, {Path(self._path(cid)).parent for cid in changed})
 
     def sweep(self) -> None:
         """Remove files that dead processes had under way."""
@@ -117,20 +119,28 @@ class BlockFiles:
                 if not Owner.parse(name.rpartition(".")[0]).is_alive():
                     os.unlink(f"{self._new}/{name}")
 
+    def close(self) -> None:
+        with self._lock:
+            if self._threads is not None:
+                self._threads.shutdown()
+                self._threads = None
+
+    def _each(self, work: Callable[[_T], None], items: Iterable[_T]) -> None:
+        """Do `work` for every item, many at once: a disk syncs eight files in little more time than one."""
+        listed = list(items)
+        if len(listed) <= 2:
+            for item in listed:
+                work(item)
+            return
+        with self._lock:
+            self._threads = threads = self._threads or ThreadPoolExecutor(limits.sync_threads_max, "monofs-sync")
+        done = [threads.submit(work, item) for item in listed]
+        wait(done)  # all of them, before what they wrote is cleared away
+        for one in done:
+            one.result()
+
     def _path(self, cid: Cid) -> str:
         return f"{self._blocks}/{cid[4]:02x}/{cid}"
 
 
 _STORED_MAX: Final = 1 + limits.block_bytes_max
-
-
-def _each(work: Callable[[_T], _R], items: Iterable[_T]) -> None:
-    """Do `work` for every item, many at once: a disk syncs eight files in little more time than one."""
-    listed = list(items)
-    if len(listed) <= 2:
-        for item in listed:
-            work(item)
-        return
-    with ThreadPoolExecutor(min(limits.sync_threads_max, len(listed)), thread_name_prefix="monofs-sync") as pool:
-        for done in [pool.submit(work, item) for item in listed]:
-            done.result()

@@ -187,6 +187,7 @@ class FlatFsStore:
         with self._writer, self._lock:
             self._reader.close()
             self._db.close()
+        self._files.close()
 
     def _absent(self, blocks: Mapping[Cid, bytes]) -> dict[Cid, bytes]:
         """Return the blocks whose files will most likely have to be written."""
