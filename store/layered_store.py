@@ -102,9 +102,10 @@ class LayeredStore:
                     continue  # a base has just deleted what it had: store that here
                 try:
                     return self.top.apply(planned)
-                except BaseException:
+                except StoreError:
                     with suppress(StoreError):  # else the next gc does
-                        self._give_back(held)
+                        # Looked up again: a change that failed may have been done all the same, if the disk lies.
+                        self._give_back({cid: base for cid, base in held.items() if not self._leans_on(cid)})
                     raise
         raise StoreError("a base deletes blocks faster than they can be borrowed; try again")
 

@@ -13,7 +13,7 @@ import pytest
 
 from store import check, codec, layered_store, rehearsal
 from store.blocks import Change, RootChange, Store, collect, dereference
-from store.errors import MissingLink, NoSpace
+from store.errors import MissingLink, NoSpace, StoreError
 from store.flatfs_store import FlatFsStore
 from store.layered_store import LayeredStore
 from store.lmdb_store import LmdbStore
@@ -193,6 +193,29 @@ def test_a_base_on_a_full_disk_changes_nothing(store: LayeredStore) -> None:
     assert store.borrowed().keys() == {INNER.cid}
     drain(store)
     assert store.borrowed() == {}
+
+
+class Lying(Racing):
+    """A top that does what it is asked, and says that it failed."""
+
+    def apply(self, change: Change) -> int:
+        self._store.apply(change)
+        raise self.error
+
+    error: BaseException = StoreError("the disk lies")
+
+
+@pytest.mark.parametrize("error", [StoreError("the disk lies"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_what_is_needed_is_not_given_back_whatever_the_top_says(store: LayeredStore, error: BaseException) -> None:
+    top, lying = store.top, Lying(store.top, 0)
+    lying.error = error
+    store.top = cast(Store, lying)
+    with pytest.raises(type(error)):
+        hold(store, b"r", INNER)
+    store.top = top
+    assert store.root(b"r") is not None and store.borrowed().keys() == {INNER.cid}
+    forget_in_base(store)
+    assert store.get(LEAF.cid) == LEAF.data
 
 
 # check
