@@ -33,6 +33,11 @@ class Head:
         self._open_files = Stage(repository.store, "open")
         self._chunker: Chunker | None = None
 
+    @property
+    def version(self) -> Cid:
+        """The version that the name is at; the tree may be newer."""
+        return self._record.version
+
     def load(self) -> Tree:
         return version.load_tree(self._repository.cache, self.tree)
 

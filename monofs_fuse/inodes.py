@@ -14,6 +14,8 @@ from store.file import File
 from store.links import Group
 
 ROOT: Final = 1
+PAST: Final = 1 << 63  # what the numbers of everything below .monofs begin with
+_PAST_SHIFT: Final = 40  # bits of a number that tell inodes of one tree apart; those above tell the tree
 _OVERRIDES_MAX: Final = 200_000
 
 
@@ -115,7 +117,7 @@ class Directory(Inode):
 
     @property
     def nlink(self) -> int:
-        return 2 + self.subdirectories if self.names or self.ino == ROOT else 0
+        return 2 + self.subdirectories if self.names or self.ino == ROOT or self.ino >= PAST else 0
 
     @property
     def size(self) -> int:
@@ -136,12 +138,17 @@ class Directory(Inode):
 
 
 class Table:
-    """All inodes by number. A number is made from the directory's and the name, so it is found again after a forget."""
+    """All inodes by number. A number is made from the directory's and the name, so it is found again after a forget.
 
-    def __init__(self, root: Entry) -> None:
-        self.root = Directory(ROOT, root)
-        self.root.lookups = 1
-        self._inodes: dict[int, Inode] = {ROOT: self.root}
+    With a `tree` from `past_number` it is a table of another range of numbers, without the reference that the kernel
+    always holds to the root of a mount.
+    """
+
+    def __init__(self, root: Entry, tree: int = 0) -> None:
+        self._prefix = tree << _PAST_SHIFT
+        self.root = Directory(self._prefix or ROOT, root)
+        self.root.lookups = 0 if tree else 1
+        self._inodes: dict[int, Inode] = {self.root.ino: self.root}
         self._overrides: dict[tuple[int, bytes], int] = {}  # forgotten inodes whose number is not that of their name
         self._reserved: set[int] = set()  # the numbers in there: nobody else may have them
 
@@ -161,7 +168,7 @@ class Table:
         """Make the inode for `name` in `parent`."""
         ino = self._overridden(parent, name)
         if not ino:
-            ino = _number(parent.ino, name)
+            ino = self._number(parent, name)
             while ino in self._inodes or ino in self._reserved:  # a file that lost this name, or a chance in 2^63
                 ino += 1
         inode = Directory(ino, entry) if entry.is_dir else Inode(ino, entry)
@@ -196,7 +203,7 @@ class Table:
             inode = first_parent
 
     def _remember(self, ino: int, parent: Directory, name: bytes) -> None:
-        if ino != _number(parent.ino, name) and len(self._overrides) < _OVERRIDES_MAX:
+        if ino != self._number(parent, name) and len(self._overrides) < _OVERRIDES_MAX:
             self._overrides[parent.ino, name] = ino
             self._reserved.add(ino)
 
@@ -207,11 +214,17 @@ class Table:
         return ino
 
     def _is_needless(self, inode: Inode) -> bool:
-        if inode.lookups > 0 or inode.opens or inode.draft is not None or inode.regrouped or inode.ino == ROOT:
+        if inode.lookups > 0 or inode.opens or inode.draft is not None or inode.regrouped or inode is self.root:
             return False
         if self._inodes.get(inode.ino) is not inode or any(parent.is_unsettled(name) for parent, name in inode.names):
             return False
         return not (isinstance(inode, Directory) and (inode.children or inode.dirty or inode.committing))
+
+    def _number(self, parent: Directory, name: bytes) -> int:
+        """From 2 to 2^63, or of the past tree: the same for the same name in the same directory, also after a remount."""
+        digest = blake3.blake3(parent.ino.to_bytes(8, "little") + name).digest(8)
+        number = (int.from_bytes(digest, "little") >> 1) | 2
+        return self._prefix | number >> (64 - _PAST_SHIFT) | 2 if self._prefix else number
 
     def surplus(self, count_max: int) -> Iterator[tuple[int, bytes]]:
         """Yield (directory, name) of the oldest inodes over `count_max` that the kernel may be asked to forget."""
@@ -254,7 +267,12 @@ def _below(parent: Directory, name: bytes) -> bytes:
     return above + b"/" + name if above else name
 
 
-def _number(parent: int, name: bytes) -> int:
-    """A number from 2 to 2^63: the same for the same name in the same directory, now and after a remount."""
-    digest = blake3.blake3(parent.to_bytes(8, "little") + name).digest(8)
-    return (int.from_bytes(digest, "little") >> 1) | 2
+def past_number(tree: Cid) -> int:
+    """Return the number that tells the inodes of a past tree from those of others, if no other has it already."""
+    bits = 63 - _PAST_SHIFT
+    return (PAST >> _PAST_SHIFT) | 1 | int.from_bytes(tree[4:8], "little") >> (32 - bits)
+
+
+def tree_number(ino: int) -> int:
+    """Return the number of the past tree that an inode is in."""
+    return ino >> _PAST_SHIFT

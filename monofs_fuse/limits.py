@@ -35,3 +35,4 @@ exit_seconds: Final = 30.0
 
 # Python looks for garbage in cycles after so many new objects, and for old garbage every so many times.
 collect_objects: Final = (50_000, 20, 20)
+past_versions_max: Final = 10_000  # shown in .monofs/versions

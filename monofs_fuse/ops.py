@@ -16,10 +16,11 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
-from monofs_fuse import attributes, limits, mountpoint
+from monofs_fuse import attributes, limits, mountpoint, past
 from monofs_fuse.ahead import Ahead
 from monofs_fuse.errors import Errno, number_of
-from monofs_fuse.inodes import Directory, Inode
+from monofs_fuse.inodes import PAST, ROOT, Directory, Inode
+from monofs_fuse.past import Past
 from monofs_fuse.saver import Saver
 from monofs_fuse.worktree import Listed, Worktree, check_name
 from store import acl
@@ -73,9 +74,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     enable_acl = True
     supports_dot_lookup = False
 
-    def __init__(self, tree: Worktree, saver: Saver, store_path: str, about: dict[bytes, bytes]) -> None:
+    def __init__(self, tree: Worktree, saver: Saver, past: Past, store_path: str, about: dict[bytes, bytes]) -> None:
         super().__init__()
         self.tree = tree
+        self._past = past
         self._saver = saver
         self._store_path = store_path
         self._about = about  # virtual attributes of the root
@@ -89,29 +91,35 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        inode = self.tree.lookup(self.tree.directory(parent), name)
+        tree = self._tree(parent)
+        inode = tree.lookup(tree.directory(parent), name)
+        if inode is None and parent == ROOT and name == past.NAME:
+            inode = self._past.top
         if inode is None:
             check_name(name)
+            if tree is self._past:  # more versions may come
+                raise Errno(errno.ENOENT)
             return _absent()
         return self._known(inode)
 
     @_answering
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
-            self.tree.forget(ino, count)
+            self._tree(ino).forget(ino, count)
 
     @_answering
     async def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
-        return _attributes(self.tree.inode(ino))
+        return self._attributes(self._tree(ino).inode(ino))
 
     @_answering
     async def readlink(self, ino: int, ctx: RequestContext) -> bytes:
-        return self.tree.inode(ino).target
+        return self._tree(ino).inode(ino).target
 
     @_answering
     async def opendir(self, ino: int, ctx: RequestContext) -> int:
-        directory = self.tree.directory(ino)
-        self.tree.opened(directory)
+        tree = self._tree(ino)
+        directory = tree.directory(ino)
+        tree.opened(directory)
         handle, self._next_listing = self._next_listing, self._next_listing + 1
         self._listings[handle] = _Listing(directory, self._flushing.get(ctx.pid))
         return handle
@@ -119,8 +127,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @_answering
     async def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
         listing = self._listings[handle]
+        tree = self._tree(listing.directory.ino)
         if start == 0:
-            listing.base, listing.names = listing.directory.base, self.tree.listing(listing.directory)
+            listing.base, listing.names = listing.directory.base, tree.listing(listing.directory)
         dots = ((b".", listing.directory), (b"..", listing.directory.parent or listing.directory))
         for position in range(start, len(listing.names) + len(dots)):
             if position < len(dots):
@@ -129,11 +138,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
                     return
                 continue
             listed = listing.names[position - len(dots)]
-            inode = self.tree.listed(listing.directory, listing.base, listed)
+            inode = tree.listed(listing.directory, listing.base, listed)
             if inode is None:
                 continue
-            if not pyfuse3.readdir_reply(token, listed.name, _attributes(inode), position + 1):
-                self.tree.forget(inode.ino, 0)
+            if not pyfuse3.readdir_reply(token, listed.name, self._attributes(inode), position + 1):
+                tree.forget(inode.ino, 0)
                 return
             inode.lookups += 1
 
@@ -142,7 +151,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         listing = self._listings.pop(handle)
         if listing.closed is not None:
             listing.closed.set()
-        self.tree.closed(listing.directory)
+        self._tree(listing.directory.ino).closed(listing.directory)
 
     # Names
 
@@ -173,32 +182,34 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     async def _create(self, parent: int, name: bytes, entry: Entry) -> EntryAttributes:
         await self._room()
-        inode = self.tree.create(self.tree.directory(parent), name, entry)
+        inode = self.tree.create(self._editable(parent, name), name, entry)
         self._saver.poke()
         return self._known(inode)
 
     @_answering
     async def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         await self._room()
+        if ino >= PAST:
+            raise Errno(errno.EXDEV)
         inode = self.tree.inode(ino)
-        self.tree.link(inode, self.tree.directory(parent), name)
+        self.tree.link(inode, self._editable(parent, name), name)
         return self._known(inode)
 
     @_answering
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        self.tree.unlink(self.tree.directory(parent), name)
+        self.tree.unlink(self._editable(parent, name), name)
         self._saver.poke()
 
     @_answering
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        self.tree.rmdir(self.tree.directory(parent), name)
+        self.tree.rmdir(self._editable(parent, name), name)
         self._saver.poke()
 
     @_answering
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, ctx: RequestContext
     ) -> None:
-        source, target = self.tree.directory(old_parent), self.tree.directory(new_parent)
+        source, target = self._editable(old_parent, old), self._editable(new_parent, new)
         self.tree.rename(source, old, target, new, flags, (ctx.uid, ctx.gid))
         self._saver.poke()
 
@@ -206,6 +217,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if ino >= PAST:
+            return self._open_past(ino, flags)
         inode = self.tree.inode(ino)
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
             self._truncate(inode, 0, ctx)
@@ -213,15 +226,22 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._ahead.opening(inode, flags)
         return FileInfo(fh=ino)
 
+    def _open_past(self, ino: int, flags: int) -> FileInfo:
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise Errno(errno.EROFS)
+        self._past.opened(self._past.inode(ino))
+        return FileInfo(fh=ino, direct_io=self._past.is_fleeting(ino))
+
     @_answering
     async def read(self, ino: int, offset: int, size: int) -> bytes:
         self._ahead.read(ino)
-        return self.tree.read(self.tree.inode(ino), offset, size)
+        tree = self._tree(ino)
+        return tree.read(tree.inode(ino), offset, size)
 
     @_answering
     async def write(self, ino: int, offset: int, data: bytes) -> int:
         await self._room()
-        self.tree.write(self.tree.inode(ino), offset, data)
+        self.tree.write(self._editable_inode(ino), offset, data)
         self._saver.poke()
         return len(data)
 
@@ -233,15 +253,19 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @_answering
     async def release(self, ino: int) -> None:
         self._ahead.closed(ino)
-        self.tree.closed(self.tree.inode(ino))
+        tree = self._tree(ino)
+        tree.closed(tree.inode(ino))
 
     @_answering
     async def fsync(self, ino: int, datasync: bool) -> None:
-        await self._saver.save(self.tree.inode(ino))
+        if ino < PAST:
+            await self._saver.save(self.tree.inode(ino))
 
     @_answering
     async def fsyncdir(self, handle: int, datasync: bool) -> None:
-        await self._saver.save(self._listings[handle].directory)
+        directory = self._listings[handle].directory
+        if directory.ino < PAST:
+            await self._saver.save(directory)
 
     async def flush_kernel(self, path: str) -> None:
         """Return once all that was written to the mount on `path` so far has come to us, also by mmap.
@@ -284,7 +308,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def setattr(
         self, ino: int, attr: EntryAttributes, fields: SetattrFields, handle: int | None, ctx: RequestContext
     ) -> EntryAttributes:
-        inode = self.tree.inode(ino)
+        inode = self._editable_inode(ino)
         if fields.update_size:
             await self._room()
             self._truncate(inode, attr.st_size, ctx)
@@ -311,7 +335,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
-        inode = self.tree.inode(ino)
+        inode = self._tree(ino).inode(ino)
         # Ours come first: a tree from somebody else must not tell `monofs umount` which socket to talk to.
         if name.startswith(_VIRTUAL) and (virtual := self._virtual(inode, name)) is not None:
             return virtual
@@ -335,14 +359,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def listxattr(self, ino: int, ctx: RequestContext) -> list[bytes]:
-        names = attributes.xattrs(self.tree, self.tree.inode(ino))
+        names = attributes.xattrs(self.tree, self._tree(ino).inode(ino))
         return [name for name in names if ctx.uid == 0 or not name.startswith(_TRUSTED)]
 
     @_answering
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if name.startswith(_VIRTUAL):
             raise Errno(errno.EPERM)
-        inode = self.tree.inode(ino)
+        inode = self._editable_inode(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
             attributes.set_acl(self.tree, inode, name, acl.decode(value))
         elif not name.startswith(_NAMESPACES):
@@ -352,7 +376,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
-        inode = self.tree.inode(ino)
+        inode = self._editable_inode(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
             attributes.set_acl(self.tree, inode, name, ())
         else:
@@ -373,7 +397,33 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     def _known(self, inode: Inode) -> EntryAttributes:
         """The answer to whatever makes the kernel know an inode: it will forget it some day."""
         inode.lookups += 1
-        return _attributes(inode)
+        return self._attributes(inode)
+
+    # What may be edited, and what is past
+
+    def _tree(self, ino: int) -> Worktree | Past:
+        """Return where an inode is, for those who only read."""
+        return self.tree if ino < PAST else self._past
+
+    def _editable_inode(self, ino: int) -> Inode:
+        if ino >= PAST:
+            raise Errno(errno.EROFS)
+        return self.tree.inode(ino)
+
+    def _editable(self, parent: int, name: bytes) -> Directory:
+        """Return the directory in which a name is about to change. Raises EROFS for what is past."""
+        if parent >= PAST:
+            raise Errno(errno.EROFS)
+        if name == past.NAME and parent == ROOT and self.tree.lookup(self.tree.root, name) is None:
+            raise Errno(errno.EROFS)
+        return self.tree.directory(parent)
+
+    def _attributes(self, inode: Inode) -> EntryAttributes:
+        found = _attributes(inode)
+        if inode.ino >= PAST and self._past.is_fleeting(inode.ino):
+            found.st_size = len(self._past.text(inode.ino))
+            found.entry_timeout = found.attr_timeout = 0
+        return found
 
 
 def _attributes(inode: Inode) -> EntryAttributes:

@@ -19,11 +19,13 @@ from monofs_fuse import control, limits, mountpoint
 from monofs_fuse.errors import MountError
 from monofs_fuse.head import Head
 from monofs_fuse.ops import SOCKET, Operations
+from monofs_fuse.past import Past, Sources
 from monofs_fuse.saver import Saver
 from monofs_fuse.session import Session
 from monofs_fuse.turns import Turns
 from monofs_fuse.worktree import Worktree
 from store import version
+from store.cid import Cid
 from store.errors import MonofsError
 
 log = logging.getLogger(__name__)
@@ -78,7 +80,10 @@ class _Server:
             b"user.monofs.name": (session.name or "").encode(),
             b"user.monofs.store": os.fsencode(repository.path),
         }
-        self.operations = Operations(self._tree, self._saver, os.fspath(repository.path), about)
+        self._past = Past(
+            repository.cache, Sources(self._line, lambda: self._saver.tree or session.tree, self._status), os.geteuid()
+        )
+        self.operations = Operations(self._tree, self._saver, self._past, os.fspath(repository.path), about)
         self.cid = session.tree
         self._ended = trio.Event()
         self._answering = 0
@@ -129,11 +134,16 @@ class _Server:
                 await trio.sleep(limits.save_retry_seconds)
 
     async def _trim(self) -> None:
-        """Ask the kernel to forget the oldest inodes, again and again, so that the table stays bounded."""
+        """Ask the kernel to forget the oldest inodes, again and again, so that the tables stay bounded."""
         while True:
             await trio.sleep(limits.trim_seconds)
-            for directory, name in self._tree.table.surplus(limits.inodes_max):
-                pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
+            for table in (self._tree.table, self._past):
+                for directory, name in table.surplus(limits.inodes_max):
+                    pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
+
+    def _line(self) -> Cid | None:
+        """Return the version that the mounted name is at."""
+        return None if self._head is None else self._head.version
 
     # Leaving
 

@@ -37,9 +37,9 @@ class Listed(NamedTuple):
 
 
 class Worktree:
-    def __init__(self, blocks: Cache, committed: Tree) -> None:
+    def __init__(self, blocks: Cache, committed: Tree, number: int = 0) -> None:
         self.blocks = blocks
-        self.table = Table(committed.root)
+        self.table = Table(committed.root, number)
         self.links: Cid | None = committed.links  # of the committed tree
         self.unsaved_bytes = 0  # in drafts that are not being committed
         self.dirty_names = 0
