@@ -60,34 +60,41 @@ def line(source: Nodes, start: Cid) -> Iterator[tuple[Cid, Version]]:
 
 def is_ancestor(source: Nodes, old: Cid, new: Cid) -> bool:
     """True if `old` is `new` or before it."""
-    return any(cid == old for cid, _ in ancestors(source, new))
+    wanted = version.identity(old, version.load_version(source, old))
+    return any(version.identity(cid, found) == wanted for cid, found in ancestors(source, new))
 
 
 def bases(source: Nodes, ours: Cid, theirs: Cid) -> list[Cid]:
-    """Return the best common ancestors: those that are not before another one. Sorted; empty if there are none."""
+    """Return the best common ancestors: those that are not before another one. Sorted; empty if there are none.
+
+    A version and one that stands for it since its history was pruned are one and the same.
+    """
     if ours == theirs:
         return [ours]
     paint = _Paint(source)
     paint.mark(ours, _OURS)
     paint.mark(theirs, _THEIRS)
-    common: set[Cid] = set()
+    common: dict[Cid, Cid] = {}
     while paint.fresh:
         cid, found = paint.pop()
-        flags = paint.marks[cid]
+        who = version.identity(cid, found)
+        flags = paint.marks[who]
         if flags & _BOTH == _BOTH and not flags & _STALE:
-            common.add(cid)
+            common[who] = min(cid, common.get(who, cid))
             flags |= _STALE
         for before in found.previous:
             paint.mark(before, flags)
-    return sorted(_unrelated(source, {cid for cid in common if not paint.marks[cid] & _STALE}))
+    return sorted(_unrelated(source, {cid for who, cid in common.items() if not paint.marks[who] & _STALE}))
 
 
 def _unrelated(source: Nodes, found: set[Cid]) -> set[Cid]:
     """Return those that are before no other of them. With clocks that went wrong `bases` can meet such, too."""
     if len(found) < 2:
         return found
-    before = {cid for one in found for cid in version.load_version(source, one).previous}
-    return found - {cid for cid, _ in ancestors(source, *before)}
+    loaded = {cid: version.load_version(source, cid) for cid in found}
+    before = {cid for one in loaded.values() for cid in one.previous}
+    older = {version.identity(cid, one) for cid, one in ancestors(source, *before)}
+    return {cid for cid, one in loaded.items() if version.identity(cid, one) not in older}
 
 
 class _Heap:
@@ -101,7 +108,9 @@ class _Heap:
         return len(self._items)
 
     def push(self, cid: Cid) -> None:
-        found = version.load_version(self._source, cid)
+        self.push_loaded(cid, version.load_version(self._source, cid))
+
+    def push_loaded(self, cid: Cid, found: Version) -> None:
         heapq.heappush(self._items, (-found.time, cid, found))
 
     def pop(self) -> tuple[Cid, Version]:
@@ -110,34 +119,48 @@ class _Heap:
 
 
 class _Paint:
-    """From which side each version was reached. One that gets a new mark after its turn has another turn."""
+    """From which side each version was reached. One that gets a new mark after its turn has another turn.
+
+    Marks are of identities. Versions of one identity may have different ones before them, so each has its own turns.
+    """
 
     def __init__(self, source: Nodes) -> None:
         self.marks: dict[Cid, int] = {}
         self.fresh = 0  # waiting, and not known to be stale
+        self._twins: dict[Cid, dict[Cid, Version]] = {}
         self._waiting: set[Cid] = set()
         self._heap = _Heap(source)
+        self._source = source
 
     def mark(self, cid: Cid, flags: int) -> None:
-        old = self.marks.get(cid, 0)
-        new = old | flags
-        if new == old:
-            return
-        if len(self.marks) > limits.history_versions_max:
+        found = version.load_version(self._source, cid)
+        who = version.identity(cid, found)
+        twins = self._twins.setdefault(who, {})
+        is_new = cid not in twins
+        twins[cid] = found
+        old = self.marks.get(who, 0)
+        self.marks[who] = new = old | flags
+        if len(self._twins) > limits.history_versions_max:
             raise _too_long()
-        self.marks[cid] = new
-        if cid in self._waiting:
-            self.fresh -= not old & _STALE
-        else:
-            self._waiting.add(cid)
-            self._heap.push(cid)
-        self.fresh += not new & _STALE
+        if new != old:
+            for twin, its in twins.items():
+                self._wait(twin, its, old, new)
+        elif is_new:
+            self._wait(cid, found, old, new)
 
     def pop(self) -> tuple[Cid, Version]:
         cid, found = self._heap.pop()
         self._waiting.remove(cid)
-        self.fresh -= not self.marks[cid] & _STALE
+        self.fresh -= not self.marks[version.identity(cid, found)] & _STALE
         return cid, found
+
+    def _wait(self, cid: Cid, found: Version, old: int, new: int) -> None:
+        if cid in self._waiting:
+            self.fresh -= not old & _STALE
+        else:
+            self._waiting.add(cid)
+            self._heap.push_loaded(cid, found)
+        self.fresh += not new & _STALE
 
 
 def _newest(source: Nodes, among: frozenset[Cid]) -> Cid | None:

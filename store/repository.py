@@ -240,7 +240,7 @@ class Repository:
 
         Raises RootMoved, NameTaken, and Held if somebody has mounted it; the mount itself says `leased`.
         """
-        change = RootChange(NAME + names.check(name).encode(), _record(old), _record(new))
+        change = name_change(name, old, new)
         if leased:
             self._publish(batch, stage, change)
             return
@@ -344,6 +344,11 @@ def _config(path: Path, algorithm: Algorithm | None, backend: str, bases: tuple[
 def pin_root(tree: Cid) -> tuple[bytes, bytes]:
     """Return the key and the record of a pin."""
     return PIN + str(tree).encode(), codec.encode({"tree": tree})
+
+
+def name_change(name: str, old: Name | None, new: Name | None) -> RootChange:
+    """Return the change of a name's record; None is no such name. Raises BadName."""
+    return RootChange(NAME + names.check(name).encode(), _record(old), _record(new))
 
 
 def _record(name: Name | None) -> bytes | None:

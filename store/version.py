@@ -8,11 +8,12 @@ import time
 from typing import NamedTuple
 
 from store import codec, directory, limits, links
+from store import cid as cids
 from store import entry as entries
 from store.batch import Batch, Nodes
 from store.cid import Cid
 from store.entry import Entry
-from store.errors import Corrupt, TooLarge, WrongKind
+from store.errors import BadCid, Corrupt, TooLarge, WrongKind
 from store.nodes import FLAVORS
 
 FORMAT = 1
@@ -30,7 +31,8 @@ class Version(NamedTuple):
     """`time` is in ns since 1970.
 
     `line` is the one of several `previous` that the name was at before: the others were merged into it.
-    `tombstones` and `conflicts` are trees of marks on paths, see those modules.
+    `tombstones` and `conflicts` are trees of marks on paths, see those modules. `origin` is the version that this one
+    stands for since some before it were pruned; it is no link, and the store need not have it.
     """
 
     tree: Cid
@@ -41,6 +43,12 @@ class Version(NamedTuple):
     line: Cid | None = None
     tombstones: Cid | None = None
     conflicts: Cid | None = None
+    origin: Cid | None = None
+
+
+def identity(cid: Cid, version: Version) -> Cid:
+    """Return what a version has in common with those that stand for it since it was pruned."""
+    return version.origin or cid
 
 
 def put_tree(batch: Batch, tree: Tree) -> Cid:
@@ -75,6 +83,8 @@ def _version_doc(version: Version) -> codec.Doc:
         doc["message"] = version.message
     links = (("line", version.line), ("tombstones", version.tombstones), ("conflicts", version.conflicts))
     doc.update((field, link) for field, link in links if link is not None)
+    if version.origin is not None:
+        doc["origin"] = bytes(version.origin)
     return doc
 
 
@@ -173,10 +183,24 @@ def _version(cid: Cid, doc: codec.Doc) -> Version:
         raise Corrupt(cid, "a version breaks the format")
     if not all(mark is None or _is_node(mark) for mark in marks):
         raise Corrupt(cid, "a version breaks the format")
-    version = Version(doc["tree"], frozenset(previous), doc["time"], author, message, line, *marks)
+    origin = _origin(cid, doc.get("origin"))
+    version = Version(doc["tree"], frozenset(previous), doc["time"], author, message, line, *marks, origin)
     if _version_doc(version) != doc:
         raise Corrupt(cid, "a version breaks the format")
     return version
+
+
+def _origin(cid: Cid, value: codec.Doc) -> Cid | None:
+    """Return the CID that a byte string says: `origin` keeps no block."""
+    if value is None:
+        return None
+    try:
+        origin = cids.checked(value) if type(value) is bytes else None
+    except BadCid:
+        origin = None
+    if origin is None or not origin.is_node:
+        raise Corrupt(cid, "a version breaks the format")
+    return origin
 
 
 def _is_node(value: object) -> bool:

@@ -100,7 +100,8 @@ def versions(batch: Batch) -> list[Cid]:
     merge = Version(empty, frozenset((second, first)), 0)
     third = version.put_version(batch, merge._replace(message="one line\nand another"))
     marked = merge._replace(line=second, tombstones=buried(batch), conflicts=disputed(batch))
-    return [first, second, third, version.put_version(batch, marked)]
+    pruned = merge._replace(previous=frozenset(), origin=third)
+    return [first, second, third, version.put_version(batch, marked), version.put_version(batch, pruned)]
 
 
 def buried(batch: Batch) -> Cid | None:

@@ -281,7 +281,8 @@ def versions(make: Maker) -> list[CID]:
     )
     merge = {"type": "version", "format": 1, "tree": tree, "previous": sorted((first, second), key=bytes), "time": 0}
     third = make.node({**merge, "message": "one line\nand another"})
-    return [first, second, third, make.node({**merge, "line": second, **marks(make)})]
+    fourth = make.node({**merge, "line": second, **marks(make)})
+    return [first, second, third, fourth, make.node({**merge, "previous": [], "origin": bytes(third)})]
 
 
 def vectors() -> dict[str, Any]:
