@@ -30,7 +30,7 @@ MARKS = BLAKE3.node(b"marks")
 unmerged = st.builds(
     Version, st.just(NODE), st.frozensets(st.integers(0, 9).map(lambda n: BLAKE3.node(bytes((n,))))),
     st.integers(-(1 << 63), (1 << 64) - 1), st.text(max_size=20), st.text(max_size=20),
-    st.none(), st.sampled_from([None, MARKS]), st.sampled_from([None, MARKS]),
+    st.none(), st.sampled_from([None, MARKS]), st.sampled_from([None, MARKS]), st.sampled_from([None, NODE]),
 )  # fmt: skip
 versions = st.builds(
     lambda made, lined: made._replace(line=min(made.previous)) if lined and len(made.previous) > 1 else made,
