@@ -6,7 +6,8 @@ Times are what clocks said, and clocks lie: they decide in which order versions 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from store import limits, version
@@ -56,6 +57,31 @@ def line(source: Nodes, start: Cid) -> Iterator[tuple[Cid, Version]]:
         yield cid, found
         cid = found.line or _newest(source, found.previous)
     raise _too_long()
+
+
+def in_order(versions: Mapping[Cid, Version]) -> list[Cid]:
+    """Return every version before all that are before it, whatever their clocks said; else the newest first.
+
+    What is before them and not among them is left out.
+    """
+    after = Counter(before for one in versions.values() for before in one.previous if before in versions)
+    heap = [(-one.time, cid) for cid, one in versions.items() if not after[cid]]
+    heapq.heapify(heap)
+    order = []
+    while heap:
+        _, cid = heapq.heappop(heap)
+        order.append(cid)
+        for before in versions[cid].previous & versions.keys():
+            after[before] -= 1
+            if not after[before]:
+                heapq.heappush(heap, (-versions[before].time, before))
+    return order
+
+
+def line_first(source: Nodes, one: Version) -> list[Cid]:
+    """Return those right before a version, the one on its line first."""
+    first = one.line or _newest(source, one.previous)
+    return sorted(one.previous, key=lambda cid: (cid != first, cid))
 
 
 def is_ancestor(source: Nodes, old: Cid, new: Cid) -> bool:

@@ -67,7 +67,7 @@ def plan(repository: Repository, name: str, policy: Policy) -> Plan:
 def apply(repository: Repository, planned: Plan, *, leased: bool = False) -> None:
     """Carry out a plan, in one transaction; what it lets go of is deleted by the next gc.
 
-    Raises RootMoved if the name was changed since it was planned, Held if it is mounted; the mount itself says `leased`.
+    Raises RootMoved if the name was changed since it was planned, Held if it is mounted (the mount says `leased`).
     """
     batch, stage = repository.batch("prune")
     for data in planned.blocks.values():
@@ -80,7 +80,7 @@ def _rewritten(batch: Batch, all_: Mapping[Cid, Version], kept: Set[Cid]) -> dic
     nearest: dict[Cid, frozenset[Cid]] = {}  # of every version: itself if it is kept, or the kept ones before it
     on_line: dict[Cid, Cid | None] = {}  # the one of these that is on its line
     new: dict[Cid, Cid] = {}
-    for cid in _oldest_first(all_):
+    for cid in reversed(history.in_order(all_)):
         one = all_[cid]
         before = frozenset[Cid]().union(*(nearest[previous] for previous in one.previous))
         earlier = one.line or max(one.previous, key=lambda previous: (all_[previous].time, previous), default=None)
@@ -94,22 +94,3 @@ def _rewritten(batch: Batch, all_: Mapping[Cid, Version], kept: Set[Cid]) -> dic
         new[cid] = on_line[cid] = version.put_version(batch, made)
         nearest[cid] = frozenset((new[cid],))
     return new
-
-
-def _oldest_first(all_: Mapping[Cid, Version]) -> list[Cid]:
-    """Return every version after all that are before it, whatever their clocks said."""
-    order: list[Cid] = []
-    seen: set[Cid] = set()
-    for start in all_:
-        stack = [start]
-        while stack:
-            cid = stack[-1]
-            todo = [previous for previous in all_[cid].previous if previous not in seen]
-            if cid in seen or not todo:
-                stack.pop()
-                if cid not in seen:
-                    seen.add(cid)
-                    order.append(cid)
-            else:
-                stack.extend(todo)
-    return order

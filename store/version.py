@@ -7,8 +7,8 @@ import re
 import time
 from typing import NamedTuple
 
-from store import codec, directory, limits, links
 from store import cid as cids
+from store import codec, directory, limits, links
 from store import entry as entries
 from store.batch import Batch, Nodes
 from store.cid import Cid

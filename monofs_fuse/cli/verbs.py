@@ -53,6 +53,13 @@ GROUPS: Final = {
         Verb("conflicts", "merging", "conflicts", "list what merges could not decide"),
         Verb("tombstones", "merging", "tombstones", "list what a tree no longer has"),
     ),
+    "History": (
+        Verb("log", "history", "log", "list the versions of a name, or of one file in it"),
+        Verb("show", "history", "show", "show a version and what it changed"),
+        Verb("restore", "past", "restore", "make a tree, or paths in it, what an earlier version had"),
+        Verb("undelete", "past", "undelete", "bring deleted files back"),
+        Verb("prune", "past", "prune_", "let go of old versions; says exactly what that frees"),
+    ),
     "Keeping": (
         Verb("names", "keep", "names", "list names and pins"),
         Verb("name", "keep", "name", "give a tree a name"),

@@ -54,6 +54,20 @@ def test_ancestors_and_bases(clocks_lie: bool, data: st.DataObject) -> None:
     assert history.bases(past.batch, cids[two], cids[one]) == sorted(cids[number] for number in best)
 
 
+@pytest.mark.parametrize("clocks_lie", [False, True])
+@examples(100)
+@given(data=st.data())
+def test_in_order(clocks_lie: bool, data: st.DataObject) -> None:
+    graph = data.draw(graphs)
+    past, cids, above = made(graph, clocks_lie=clocks_lie)
+    start = data.draw(st.integers(0, len(graph) - 1))
+    everything = dict(history.ancestors(past.batch, cids[start]))
+    order = [cids.index(cid) for cid in history.in_order(everything)]
+    assert set(order) == above[start] and len(order) == len(above[start])
+    for place, number in enumerate(order):
+        assert not above[number] & set(order[:place]), "one before that one came earlier"
+
+
 def test_ancestors_come_newest_first() -> None:
     past = History(new_batch())
     first = past.bare(1)
