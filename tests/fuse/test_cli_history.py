@@ -14,7 +14,7 @@ MINUTE = 60
 
 @pytest.fixture
 def monofs(tmp_path: Path) -> Monofs:
-    """The name t with three versions, a minute apart: a is 1, 2, 2; b is there only at first; sub/c is new in the last."""
+    """The name t with three versions, a minute apart: a is 1, 2, 2; b is only in the first, sub/c only in the last."""
     monofs = Monofs(tmp_path)
     tree = tmp_path / "tree"
     for number, change in enumerate(({"a": b"1\n", "b": b"b\n"}, {"a": b"2\n"}, {"sub/c": b"c\n"})):
