@@ -15,8 +15,8 @@ import pytest
 
 from monofs_fuse import cli, mounts
 from tests.mounted.conftest import Mount, needs_root
-from tests.mounted.test_law import imported
 from tests.mounted.programs import build, run
+from tests.mounted.test_law import imported
 from tests.suites.posix.tools import as_user
 
 pytestmark = pytest.mark.mounted
@@ -69,7 +69,12 @@ def test_nobody_walks_into_it(machine: Mount, mount: Path) -> None:
     assert os.listdir(mount) == ["a"]
     assert [entry.name for entry in os.scandir(mount)] == ["a"]
     assert run("find", mount).splitlines() == [str(mount), str(mount / "a")]
-    assert (mount / ".monofs").is_dir() and sorted(os.listdir(mount / ".monofs")) == ["cid", "head", "status", "versions"]
+    assert (mount / ".monofs").is_dir() and sorted(os.listdir(mount / ".monofs")) == [
+        "cid",
+        "head",
+        "status",
+        "versions",
+    ]
     assert os.listdir(mount / ".monofs/cid") == []
     assert mount.stat().st_nlink == 2
     run("rm", "-rf", *mount.iterdir())
