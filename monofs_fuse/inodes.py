@@ -221,7 +221,7 @@ class Table:
         return not (isinstance(inode, Directory) and (inode.children or inode.dirty or inode.committing))
 
     def _number(self, parent: Directory, name: bytes) -> int:
-        """From 2 to 2^63, or of the past tree: the same for the same name in the same directory, also after a remount."""
+        """From 2 to 2^63, or of the past tree: the same for the same name there, also after a remount."""
         digest = blake3.blake3(parent.ino.to_bytes(8, "little") + name).digest(8)
         number = (int.from_bytes(digest, "little") >> 1) | 2
         return self._prefix | number >> (64 - _PAST_SHIFT) | 2 if self._prefix else number
