@@ -76,7 +76,8 @@ def freeze(tree: Worktree) -> Frozen:
     groups = {inode: paths_of(inode) for inode in tree.regrouped}
     gone = [inode.linked for inode in groups if inode.linked]
     tree.regrouping, tree.regrouped = tree.regrouped, {}
-    tree.dirty_directories, tree.dirty_names, tree.root_is_dirty, tree.unsaved_bytes = {}, 0, False, 0
+    tree.dirty_directories, tree.dirty_names, tree.root_is_dirty = {}, 0, False
+    tree.unsaved_bytes = tree.unsaved_writes = 0
     return Frozen(tree.root, tree.root.entry(), frozen, files, tree.links, groups, gone, tuple(tree.orphans))
 
 

@@ -6,9 +6,12 @@ MIB: Final = 1024 * 1024
 
 commit_seconds: Final = 5.0
 
-# Unsaved edits: a commit starts at the first limit, writers wait at the second.
+# Unsaved edits: a commit starts at the first limit, or at the second if they are small and scattered, since it has to
+# write whole chunks of 64 KiB for each; writers wait at the third.
 unsaved_bytes_soft: Final = 32 * MIB
-unsaved_bytes_hard: Final = 96 * MIB
+unsaved_bytes_scattered: Final = 96 * MIB
+unsaved_bytes_hard: Final = 160 * MIB
+scattered_write_bytes: Final = 16 * 1024  # on average, below this
 dirty_names_soft: Final = 10_000
 dirty_names_hard: Final = 40_000
 

@@ -60,10 +60,19 @@ class Saver:
             or self._tree.dirty_names > limits.dirty_names_hard
         )
 
+    @property
+    def is_wanted(self) -> bool:
+        """True if a commit is about to begin."""
+        return self._wanted.is_set()
+
     def poke(self) -> None:
         """Begin a commit now if there is much to save."""
         tree = self._tree
-        if tree.unsaved_bytes > limits.unsaved_bytes_soft or tree.dirty_names > limits.dirty_names_soft:
+        if tree.unsaved_bytes > limits.unsaved_bytes_soft:
+            is_scattered = tree.unsaved_bytes < tree.unsaved_writes * limits.scattered_write_bytes
+            if not is_scattered or tree.unsaved_bytes > limits.unsaved_bytes_scattered:
+                self._wanted.set()
+        if tree.dirty_names > limits.dirty_names_soft:
             self._wanted.set()
 
     async def room(self) -> None:

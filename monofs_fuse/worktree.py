@@ -42,6 +42,7 @@ class Worktree:
         self.table = Table(committed.root, number)
         self.links: Cid | None = committed.links  # of the committed tree
         self.unsaved_bytes = 0  # in drafts that are not being committed
+        self.unsaved_writes = 0  # that brought them
         self.dirty_names = 0
         self.dirty_directories: dict[Directory, None] = {}
         self.root_is_dirty = False
@@ -386,6 +387,7 @@ class Worktree:
         before = draft.bytes
         draft.write(offset, data)
         self.unsaved_bytes += draft.bytes - before
+        self.unsaved_writes += 1
         self.mark(inode)
 
     def truncate(self, inode: Inode, size: int) -> None:

@@ -41,6 +41,7 @@ class Mount(Machine):
             "limits.inodes_max, limits.trim_seconds, limits.commit_seconds = 15, 0.02, 0.02\n"
             "limits.dirty_names_soft, limits.dirty_names_hard = 7, 30\n"
             "limits.unsaved_bytes_soft, limits.unsaved_bytes_hard = 100_000, 1_000_000\n"
+            "limits.unsaved_bytes_scattered = 300_000\n"
             f"mounts.start(Path({os.fspath(self.store)!r}), 't', {os.fspath(self.dir)!r})"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
