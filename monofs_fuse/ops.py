@@ -57,8 +57,10 @@ def _answering(handler: _F) -> _F:
     async def wrapped(*args: Any) -> Any:
         try:
             return await handler(*args)
-        except (FUSEError, Errno) as error:
-            raise FUSEError(error.number if isinstance(error, Errno) else error.errno) from None
+        except FUSEError:
+            raise
+        except Errno as error:
+            raise FUSEError(error.number) from None
         except (MonofsError, MemoryError) as error:
             log.warning("%s: %s", handler.__name__, error)
             raise FUSEError(number_of(error)) from None
