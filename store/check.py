@@ -20,6 +20,7 @@ from store.directory import printable
 from store.errors import BadCid, Corrupt
 from store.layered_store import LayeredStore, seen_through
 from store.ledger import RECORD_CID
+from store.oci import images
 from store.progress import SILENT, Progress
 from store.repository import Repository
 from store.shape import Shape, Shapes
@@ -239,6 +240,8 @@ def _damage(key: bytes, record: bytes) -> str:
             names.decode(record)
         elif key.startswith(lease.PREFIX):
             lease.decode(key, record)
+        elif key.startswith(images.IMAGE):
+            images.decode(record)
     except Corrupt as error:
         return error.why
     return ""

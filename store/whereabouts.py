@@ -14,6 +14,7 @@ from store.directory import printable
 from store.errors import Corrupt, StoreError
 from store.ledger import RECORD_CID
 from store.nodes import DIRECTORY, Node
+from store.oci import images
 from store.tables import Tables
 
 
@@ -117,7 +118,7 @@ def _roots(tables: Tables) -> Iterator[tuple[str, list[Cid]]]:
 def _called(key: bytes, record: bytes) -> str:
     if key.startswith(lease.PREFIX):
         return _MOUNT + printable(os.fsencode(lease.decode(key, record).mountpoint))
-    for prefix in (repository.NAME, repository.PIN):
+    for prefix in (repository.NAME, repository.PIN, images.IMAGE):
         if key.startswith(prefix):
             return printable(key[len(prefix) :])
     return _HELD + printable(key)

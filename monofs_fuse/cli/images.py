@@ -168,9 +168,14 @@ def _history(args: Args, repository: Repository, wanted: list[Reference]) -> int
         output.document(rows)
         return 0
     for row in rows:
-        text = "".join(char if char.isprintable() else " " for char in row["created_by"])
-        output.line(f"{row['created'][:19]:<19}  {output.human(row['size']):>5}  {row['tree'] or '-':<59}  {text}")
+        created, text = (_plain(row[key]) for key in ("created", "created_by"))
+        output.line(f"{created[:19]:<19}  {output.human(row['size']):>5}  {row['tree'] or '-':<59}  {text}")
     return 0
+
+
+def _plain(text: str) -> str:
+    """What somebody else wrote, on one line."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _rm(args: Args, repository: Repository, wanted: list[Reference]) -> int:

@@ -12,6 +12,7 @@ from store import place, version
 from store.cid import ALGORITHMS, BLAKE3, Cid
 from store.errors import StoreError
 from store.layered_store import LayeredStore
+from store.oci import images
 from store.repository import Repository
 
 # init
@@ -99,7 +100,8 @@ def _facts(repository: Repository) -> dict[str, Any]:
     usage = repository.store.usage()
     names = [name for _, name in repository.names()]
     pins = repository.pins()
-    logical = sum(_size(repository, cid) for cid in [*(name.head or name.version for name in names), *pins])
+    trees = [images.load(repository.cache, record.image).tree for _, record in images.every(repository.store)]
+    logical = sum(_size(repository, cid) for cid in [*(name.head or name.version for name in names), *pins, *trees])
     return {
         "path": str(repository.path),
         "format": made.format,
@@ -108,6 +110,7 @@ def _facts(repository: Repository) -> dict[str, Any]:
         "hash": made.algorithm.name,
         "names": len(names),
         "pins": len(pins),
+        "images": len(trees),
         "blocks": usage.blocks,
         "blocks_borrowed": len(repository.store.borrowed()) if isinstance(repository.store, LayeredStore) else 0,
         "blocks_to_free": usage.waiting,

@@ -27,6 +27,7 @@ from store.ledger import RECORD_CID
 from store.oci import config as configs
 from store.oci import digest as digests
 from store.oci import reference as references
+from store.oci import settings
 from store.oci.config import Config
 from store.oci.errors import BadReference
 from store.oci.reference import Reference
@@ -164,10 +165,11 @@ def changed(store: Store, reference: Reference, record: Record | None) -> RootCh
 
 def meant(store: Store, text: str) -> tuple[Reference, Record, str] | None:
     """Return the image that REF[/path] means here, and the path; None if there is none. The longest REF is taken."""
+    default = settings.load(settings.path()).default
     parts = text.split("/")
     for count in range(len(parts), 0, -1):
         try:
-            reference = references.parse("/".join(parts[:count]))
+            reference = references.parse("/".join(parts[:count]), default)
         except BadReference:
             continue
         found = find(store, reference)

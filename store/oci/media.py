@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform as machines
+import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -166,6 +167,9 @@ _ARCHITECTURES: Final = {
 }  # fmt: skip
 
 
+_PLAIN: Final = re.compile("[A-Za-z0-9._+-]{0,64}")  # it is shown to people
+
+
 def parse_platform(text: str) -> Platform:
     """Return the platform OS/ARCH[/VARIANT]; an architecture alone is one of Linux. Raises BadImage."""
     parts = text.lower().split("/")
@@ -182,7 +186,12 @@ def host() -> Platform:
 
 
 def normal(platform: Platform) -> Platform:
-    """Return the one spelling of a platform: arm64 is always v8, and arm is v7 where nothing else is said."""
+    """Return the one spelling of a platform: arm64 is always v8, and arm is v7 where nothing else is said.
+
+    Raises BadImage.
+    """
+    if not all(map(_PLAIN.fullmatch, platform)):
+        raise BadImage("a platform is no plain words")
     os, architecture, variant = platform
     architecture, _, implied = _ARCHITECTURES.get(architecture, architecture).partition("/")
     variant = variant or implied

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from store.oci import images
+from store.oci.media import OCI_CONFIG
+from store.repository import Repository
 from tests.fuse.cli_command import PROGRAM, Monofs
 from tests.oci import registries
-from tests.oci.layouts import Layout, d, f, hard, tar
+from tests.oci.layouts import LAYER, Layout, d, f, hard, sha, tar
 from tests.oci.registries import PASSWORD, USER
 
 BASE = tar([d("."), d("etc"), f("etc/os", b"Debian\n"), f("big", bytes(range(256)) * 4000)])
@@ -187,3 +195,111 @@ def test_as_an_ordinary_user(monofs: Monofs, registry: registries.Registry) -> N
 def test_references_are_completed(monofs: Monofs, registry: registries.Registry) -> None:
     monofs.ok("pull", f"{registry.name}/a/b:t")
     assert monofs.ok("__complete", "image", "loc").lines == [f"{registry.name}/a/b:t"]
+
+
+def test_what_others_wrote_is_shown_without_its_control_characters(monofs: Monofs) -> None:
+    made = Layout(monofs.directory / "x")
+    manifest = made.manifest([BASE])
+    config = json.loads(blob(made, json.loads(blob(made, manifest))["config"]))
+    config["history"] = [{"created": "\x1b[31m\n2020", "created_by": "a\x1b]0;b\nc"}]
+    doc = json.loads(blob(made, manifest))
+    doc["config"] = made.document(config, doc["config"]["mediaType"])
+    made.tag(made.document(doc, doc["mediaType"]), "evil/x:1")
+    monofs.ok("load", str(made.path))
+    (line,) = monofs.ok("image", "history", "evil/x:1").lines
+    assert line.isprintable()
+    assert line.endswith("a ]0;b c")
+
+
+def blob(made: Layout, descriptor: dict[str, str]) -> bytes:
+    return (made.path / "blobs/sha256" / descriptor["digest"][7:]).read_bytes()
+
+
+class Stalling:
+    """A registry with an image of two layers, of which the second stops half way until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.layers = [BASE, tar([f("slow", os.urandom(1 << 20))])]
+        config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [sha(layer) for layer in self.layers]}}).encode()
+        rows = [{"mediaType": LAYER, "digest": sha(layer), "size": len(layer)} for layer in self.layers]
+        doc = {
+            "schemaVersion": 2,
+            "config": {"mediaType": OCI_CONFIG, "digest": sha(config), "size": len(config)},
+            "layers": rows,
+        }
+        self._known = {sha(config): config, sha(self.layers[0]): self.layers[0]}
+        self._manifest = json.dumps(doc).encode()
+        self.asked: list[str] = []
+        self.is_stalled, self.go_on = threading.Event(), threading.Event()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        name = handler.path.rpartition("/")[2]
+        self.asked.append(name)
+        slow = self.layers[1]
+        if name != sha(slow):
+            registries.reply(handler, 200, self._known.get(name, self._manifest))
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(slow)))
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            handler.wfile.write(slow[:300_000])
+            handler.wfile.flush()
+            self.is_stalled.set()
+            self.go_on.wait(120)
+            handler.wfile.write(slow[300_000:])
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_pull_that_is_interrupted(monofs: Monofs, how: signal.Signals) -> None:
+    server = Stalling()
+    with registries.serving(server.answer) as host:
+        ref = f"{host}/a:t"
+        process = monofs.start("pull", ref, "--name", "n")
+        assert server.is_stalled.wait(60)
+        deadline = time.monotonic() + 60
+        while not layers_in(monofs) and time.monotonic() < deadline:
+            time.sleep(0.02)  # the first layer is on its way
+        assert layers_in(monofs) == 1
+        process.send_signal(how)
+        out, _ = process.communicate(timeout=60)
+        assert (out, process.returncode) == (b"", 130 if how == signal.SIGINT else -how)
+        assert monofs.ok("images", "--json").json == []
+        assert monofs.ok("names", "--json").json == {"names": [], "pins": []}
+        monofs.ok("check")
+        server.go_on.set()
+        server.asked.clear()
+        monofs.ok("pull", ref, "--name", "n")
+        assert sha(BASE) not in server.asked  # that one was done
+        assert monofs.ok("ls", "n").lines == ["big", "etc", "slow"]
+        monofs.ok("image", "rm", ref)
+        monofs.ok("forget", "n")
+        assert monofs.ok("store-info", "--json").json["blocks"] == 0
+
+
+def layers_in(monofs: Monofs) -> int:
+    """Return how many layers the store knows."""
+    if not (monofs.store / "monofs-store.json").exists():
+        return 0
+    repository = Repository.open(monofs.store, create=False)
+    try:
+        return len(repository.store.root_keys(images.LAYER))
+    finally:
+        repository.close()
+
+
+def test_layers_of_a_pull_that_never_ended_are_pruned(monofs: Monofs) -> None:
+    server = Stalling()
+    with registries.serving(server.answer) as host:
+        process = monofs.start("pull", f"{host}/a:t")
+        assert server.is_stalled.wait(60)
+        deadline = time.monotonic() + 60
+        while not layers_in(monofs) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert "another process is fetching" in monofs.ok("image", "prune").err
+        assert layers_in(monofs) == 1
+        process.kill()
+        process.communicate(timeout=60)
+        server.go_on.set()
+    monofs.ok("image", "prune")
+    assert monofs.ok("store-info", "--json").json["blocks"] == 0

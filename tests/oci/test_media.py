@@ -197,6 +197,7 @@ def test_how_an_image_wants_to_be_run() -> None:
         {"config": {"ExposedPorts": {"x": {}}}},
         {"config": {"ExposedPorts": {"99999": {}}}},
         {"os": 3},
+        {"os": "linux\x1b[31m"},
         {"history": [3]},
         [],
     ],
