@@ -11,9 +11,12 @@ from typing import Any, Final, NamedTuple
 from store import codec, directory, entry, links, tree
 from store.batch import Batch, Nodes
 from store.cid import Cid
+from store.directory import printable
 from store.entry import Entry
 from store.errors import Corrupt, WrongKind
 from store.nodes import LINKS
+from store.oci import limits
+from store.oci.errors import BadImage
 
 FORMAT: Final = 1
 
@@ -102,6 +105,21 @@ def read_marks(source: Nodes, layer: Layer) -> Marks:
     if layer.bare:
         implicit.append(b"")
     return Marks(tuple(whiteouts), tuple(opaque), frozenset(implicit), tuple(hard))
+
+
+class Steps:
+    """What following symbolic links may cost in one layer: each name on the way is a step."""
+
+    def __init__(self) -> None:
+        self._left = limits.link_steps_max
+
+    def follow(self, target: bytes, followed: int, path: bytes) -> list[bytes]:
+        """Return the names of a link's target, the last first; `followed` links came before. Raises BadImage."""
+        names = [name for name in target.split(b"/") if name not in (b"", b".")]
+        self._left -= 1 + len(names)
+        if followed == limits.symlinks_max or self._left < 0:
+            raise BadImage(f"too many symbolic links on the way to '{printable(path)}'")
+        return names[::-1]
 
 
 # A layer that is being made

@@ -31,6 +31,7 @@ feed_bytes: Final = 256 * KIB  # decompressed at a time
 path_bytes_max: Final = 8 * KIB
 depth_max: Final = 1024  # names in a path
 made_up_bytes_max: Final = 128 * MIB  # in the paths of directories that a layer does not describe
+link_steps_max: Final = 20_000_000  # names that the links of one layer lead over, all in all
 symlinks_max: Final = 40  # followed on the way to one file, as Linux does
 tar_extra_bytes_max: Final = 1 * MIB  # a PAX header or GNU's long name
 tar_extras_max: Final = 8  # of these before one entry

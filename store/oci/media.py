@@ -96,6 +96,12 @@ def parse(data: bytes, media_type: str = "") -> Index | Manifest:
     return Manifest(config, layers)
 
 
+def type_of(data: bytes, media_type: str) -> str:
+    """Return what a manifest is to be called, whatever it came as."""
+    said = load(data, "the manifest").get("mediaType")
+    return next((name for name in (media_type, said) if name in MANIFESTS), OCI_MANIFEST)
+
+
 def load(data: bytes, what: str) -> dict[str, Any]:
     """Return the JSON object in `data`. Raises BadImage."""
     try:

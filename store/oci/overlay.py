@@ -13,9 +13,8 @@ from store.entry import Entry
 from store.errors import WrongKind
 from store.links import Group
 from store.oci import layer as layers
-from store.oci import limits
 from store.oci.errors import BadImage
-from store.oci.layer import Layer
+from store.oci.layer import Layer, Steps
 from store.version import Tree
 
 EMPTY = Tree(layers.EMPTY_ROOT)
@@ -49,9 +48,11 @@ class _Overlay:
     def __init__(self, batch: Batch, below: Tree, layer: Layer) -> None:
         self._batch, self._below, self._layer = batch, below, layer
         self._marks = layers.read_marks(batch, layer)
+        self._steps = Steps()
         self._root = _Place(b"", below.root, None)
         self._places = [self._root]  # a directory before those in it
         self._moved: dict[bytes, bytes] = {}  # path in the layer -> path in the result
+        self._groups: dict[bytes, Group] = {}  # below, those that were asked for
         self._lost: set[bytes] = set()  # what was no directory and is gone
         self._lost_links: set[bytes] = set()  # those of them that had other names too
         self._lost_trees: set[bytes] = set()
@@ -125,21 +126,28 @@ class _Overlay:
         added: dict[Group, list[bytes]] = {}
         for path, target in self._marks.hard:
             found, entry = self._file_below(target)
-            group = links.group(self._batch, self._below.links, found)
+            group = self._group_below(found)
             above, _, name = self._mapped(path).rpartition(b"/")
             place = self._folder(above)
             path = _joined(place.path, name)
-            if path not in group or self._is_lost(path):
+            if self._groups.get(path) is not group or self._is_lost(path):
                 self._set(place, name, entry._replace(nlink=1))
                 added.setdefault(group, []).append(path)
-        for group in {*added, *self._torn()}:
+        for group in {**dict.fromkeys(added), **dict.fromkeys(self._torn())}:
             kept = [path for path in group if not self._is_lost(path)]
             yield tuple(sorted({*kept, *added.get(group, ())}))
+
+    def _group_below(self, path: bytes) -> Group:
+        """Return the paths below of one file. Asked once for each group, which may be as long as somebody likes."""
+        if path not in self._groups:
+            group = links.group(self._batch, self._below.links, path)
+            self._groups.update(dict.fromkeys(group, group))
+        return self._groups[path]
 
     def _file_below(self, target: bytes) -> tuple[bytes, Entry]:
         """Return the path and the entry of a file of the tree below. Raises BadImage."""
         above, _, name = target.rpartition(b"/")
-        original = _Walk(self._batch, self._below.root)
+        original = _Walk(self._batch, self._below.root, self._steps)
         path = original.resolve(above)
         entry = directory.find(self._batch, self._below.root, _joined(path, name)) if path is not None else None
         if path is None or entry is None or entry.is_dir:
@@ -151,7 +159,7 @@ class _Overlay:
         seen: set[bytes] = set()
         for path in sorted(self._lost_links):
             if path not in seen:
-                group = links.group(self._batch, self._below.links, path)
+                group = self._group_below(path)
                 seen.update(group)
                 if len(group) > 1:
                     yield group
@@ -233,7 +241,8 @@ class _Overlay:
                 continue
             entry = self._look(place, name)
             if entry is not None and entry.kind == "symlink":
-                followed = _follow(entry, todo, followed, path)
+                todo += self._steps.follow(_target(entry), followed, path)
+                followed += 1
                 place = self._root if _target(entry).startswith(b"/") else place
                 continue
             if entry is None or not entry.is_dir:
@@ -274,8 +283,8 @@ class _Overlay:
 class _Walk:
     """Finds directories in a tree as the kernel would inside a chroot."""
 
-    def __init__(self, batch: Batch, root: Entry) -> None:
-        self._batch, self._root = batch, root
+    def __init__(self, batch: Batch, root: Entry, steps: Steps) -> None:
+        self._batch, self._root, self._steps = batch, root, steps
 
     def resolve(self, path: bytes) -> bytes | None:
         way: list[tuple[bytes, Entry]] = [(b"", self._root)]
@@ -291,7 +300,8 @@ class _Walk:
             if entry is None:
                 return None
             if entry.kind == "symlink":
-                followed = _follow(entry, todo, followed, path)
+                todo += self._steps.follow(_target(entry), followed, path)
+                followed += 1
                 way = way[:1] if _target(entry).startswith(b"/") else way
                 continue
             if not entry.is_dir:
@@ -299,14 +309,6 @@ class _Walk:
             way.append((_joined(above, name), entry))
             _check_path(way[-1][0])
         return way[-1][0]
-
-
-def _follow(entry: Entry, todo: list[bytes], followed: int, path: bytes) -> int:
-    """Put the names of a link's target before what is still to do; returns how many links that makes."""
-    if followed == limits.symlinks_max:
-        raise BadImage(f"too many symbolic links on the way to '{printable(path)}'")
-    todo += _names(_target(entry))[::-1]
-    return followed + 1
 
 
 def _target(entry: Entry) -> bytes:

@@ -105,7 +105,7 @@ class _Search:
     def image(self, data: bytes, media_type: str, depth: int) -> tuple[bytes, str, Manifest] | None:
         document = media.parse(data, media_type)
         if isinstance(document, Manifest):
-            return data, media_type or media.OCI_MANIFEST, document
+            return data, media.type_of(data, media_type), document
         if depth == limits.index_depth_max:
             raise BadImage(f"indexes in indexes, over {limits.index_depth_max} deep")
         return self._of_index(document, depth)

@@ -19,7 +19,7 @@ from store.oci import layer
 from store.oci import limits as bounds
 from store.oci.errors import BadImage
 from store.oci.feed import Feed
-from store.oci.layer import Below, Folder, Inode, Layer
+from store.oci.layer import Below, Folder, Inode, Layer, Steps
 from store.oci.tar import Archive, Member
 from store.progress import SILENT, Progress
 
@@ -48,6 +48,7 @@ def read_layer(
 class _Unpacking:
     def __init__(self, batch: Batch, archive: Archive, chunker: Chunker, progress: Progress) -> None:
         self.root = Folder()
+        self._steps = Steps()
         self._made_up = 0  # bytes in the paths of directories that no entry was about
         self._batch, self._archive, self._chunker, self._progress = batch, archive, chunker, progress
 
@@ -115,14 +116,11 @@ class _Unpacking:
             here = way[-1][1]
             child = here.children.get(name)
             if isinstance(child, Inode) and child.entry.kind == "symlink":
-                followed += 1
                 target = child.entry.data
                 assert isinstance(target, bytes)
-                if followed > bounds.symlinks_max:
-                    raise BadImage(f"too many symbolic links on the way to '{printable(b'/'.join(parts))}'")
-                if target.startswith(b"/"):
-                    way = way[:1]
-                todo += [part for part in target.split(b"/") if part not in (b"", b".")][::-1]
+                todo += self._steps.follow(target, followed, b"/".join(parts))
+                followed += 1
+                way = way[:1] if target.startswith(b"/") else way
                 continue
             if not isinstance(child, Folder):
                 if not make:

@@ -226,6 +226,25 @@ def test_links_that_would_fill_memory() -> None:
         stacked([tar([*rows, d("l30")]), tar([f("l0/x")])])
 
 
+def test_links_that_would_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "link_steps_max", 10_000)
+    far = ln("far", "a/../" * 800 + "a")
+    files = [f(f"far/{n}") for n in range(5)]
+    stacked([tar([d("a"), far, *files])])
+    for layers in ([[d("a"), far, *files * 2]], [[d("a"), far], [f(f"far/.wh.{n}") for n in range(10)]]):
+        with pytest.raises(BadImage, match="too many symbolic links"):
+            stacked([tar(rows) for rows in layers])
+
+
+def test_many_names_of_one_file() -> None:
+    """In time that grows with their number, not with its square."""
+    below = [f("a"), *(hard(f"b{n}", "a") for n in range(2000))]
+    source, tree = stacked([tar(below), tar([hard(f"c{n}", f"b{n}") for n in range(2000)])])
+    (group,) = links.groups_below(source, tree.links, b"")
+    assert len(group) == 4001
+    assert directory.resolve(source, tree.root, b"a").nlink == 4001
+
+
 # What only we say
 
 
