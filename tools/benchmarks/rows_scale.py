@@ -47,7 +47,7 @@ def many(bench: Bench) -> Iterator[Sample]:
         names = [f"file{number}" for number in random.Random(1).choices(range(count), k=min(count, _LOOKS_MAX))]
         seconds = _seconds(lambda: [os.stat(directory / name) for name in names])
         yield _one("stat of names in it", len(names) / seconds, "per s")
-        yield _one("commit of one changed byte", _one_byte_commit(directory / "file0"), "s")
+        yield from _one_byte_commits(directory / "file0")
         for number in range(0, count, 2):
             os.unlink(directory / f"file{number}")
         _commit(mount.path)
@@ -104,8 +104,8 @@ def _tree_of(bench: Bench, store: Path, deepest: str) -> Iterator[Sample]:
         file = mount.path / deepest
         yield _one("first ls, of the root", _seconds(lambda: _ls(mount.path)), "s")
         yield _one("first stat of the deepest file", _seconds(lambda: os.stat(file)), "s")
-        yield _one("commit of one changed byte", _one_byte_commit(file), "s")
-        yield _one("commit of one new name", _new_name_commit(file.parent), "s")
+        yield from _one_byte_commits(file)
+        yield from _new_name_commits(file.parent)
         yield _one("memory of the daemon, after these commits, anonymous", mount.memory().anonymous / MB, "MB")
         find = lambda: subprocess.run(["find", mount.path, "-newer", file], stdout=subprocess.DEVNULL, check=True)  # noqa: E731
         yield _one("find -newer through all of it", _seconds(find), "s")
@@ -151,7 +151,7 @@ def large(bench: Bench) -> Iterator[Sample]:
         yield _one("its database", peers.disk_bytes(store) / MB, "MB")
     with daemon.mounted(bench, store, "tree") as mount:
         yield _one("mount", mount.seconds, "s")
-        yield _one("commit of one changed byte", _one_byte_commit(mount.path / "large"), "s")
+        yield from _one_byte_commits(mount.path / "large")
         yield _one(
             "read it whole, and compare", pieces * _MIB / MB / _seconds(lambda: _compare(mount, offsets)), "MB/s"
         )
@@ -281,8 +281,7 @@ def _commit(directory: Path) -> None:
         os.close(fd)
 
 
-def _one_byte_commit(file: Path) -> float:
-    """Return the seconds that a write of one byte and its fsync take: the median of some."""
+def _one_byte_commits(file: Path) -> Iterator[Sample]:
     fd = os.open(file, os.O_WRONLY)
 
     def change(number: int) -> None:
@@ -290,17 +289,23 @@ def _one_byte_commit(file: Path) -> float:
         os.fsync(fd)
 
     try:
-        return median(_seconds(partial(change, number)) for number in range(_COMMITS))
+        yield from _commits("commit of one changed byte", change)
     finally:
         os.close(fd)
 
 
-def _new_name_commit(directory: Path) -> float:
+def _new_name_commits(directory: Path) -> Iterator[Sample]:
     def add(number: int) -> None:
         os.close(os.open(directory / f"new{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         _commit(directory)
 
-    return median(_seconds(partial(add, number)) for number in range(_COMMITS))
+    yield from _commits("commit of one new name", add)
+
+
+def _commits(what: str, work: Callable[[int], None]) -> Iterator[Sample]:
+    seconds = [_seconds(partial(work, number)) for number in range(_COMMITS)]
+    yield _one(what, median(seconds), "s")
+    yield _one(f"{what}, the slowest of {_COMMITS}", max(seconds), "s")
 
 
 ROWS = (
