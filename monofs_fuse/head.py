@@ -82,7 +82,7 @@ class Head:
 
     def collect(self) -> Freed:
         """Delete some of what nothing refers to any more."""
-        return self._repository.store.gc(limits.gc_blocks_per_commit)
+        return self._repository.store.gc(limits.gc_blocks_per_step)
 
     def _hold_orphans(self, frozen: Frozen, written: Written, batch: Batch) -> None:
         """Content of open files without a name is in no tree: hold it as long as they are open.

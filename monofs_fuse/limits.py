@@ -23,7 +23,8 @@ links_max: Final = 1 << 20
 xattr_set_bytes_max: Final = 384 * 1024
 
 gc_seconds: Final = 1.0
-gc_blocks_per_commit: Final = 4096
+gc_blocks_per_step: Final = 256  # an fsync may have to wait for one: cold, a block takes the disk about a millisecond
+gc_steps_per_commit: Final = 16
 
 entry_seconds: Final = 86_400.0  # the mount is the tree's only writer, so what the kernel knows stays true
 

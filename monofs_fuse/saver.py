@@ -149,7 +149,10 @@ class Saver:
             return
         self._next_gc = trio.current_time() + limits.gc_seconds
         try:
-            await self._on_writer(self._head.collect)
+            for _ in range(limits.gc_steps_per_commit):
+                freed = await self._on_writer(self._head.collect)
+                if self._waiters or not freed.waiting:
+                    return
         except MonofsError as error:
             log.warning("gc: %s", error)
         except Exception:  # nobody thought of it: garbage can wait, the mount goes on

@@ -17,7 +17,7 @@ import lmdb
 import pytest
 import trio
 
-from monofs_fuse import commit
+from monofs_fuse import commit, limits
 from monofs_fuse.saver import Saver
 from store import check, staging, version
 from store.cache import Cache
@@ -337,6 +337,38 @@ async def test_collecting_garbage_fails(template: Path, chunker: Chunker, error:
         assert saver.error is None
         assert steps.reached
         nursery.cancel_scope.cancel()
+    finish(desk)
+
+
+async def test_who_saves_waits_for_one_step_of_gc_at_most(
+    template: Path, chunker: Chunker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "gc_blocks_per_step", 1)
+    desk = desk_on(template, 1, chunker)
+    desk.drop_flight()
+    saver = Saver(desk.tree, desk.head)
+    saved = trio.Event()
+
+    steps: list[str] = []
+
+    def begin_saving(step: str) -> None:  # called on the writer's thread
+        steps.append(step)
+        if steps.count("before gc") == 1 and step == "before gc":
+            trio.from_thread.run_sync(nursery.start_soon, save)
+
+    async def save() -> None:
+        do(desk, ("create", b"meanwhile", FILE))
+        await saver.save()
+        saved.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(saver.run)
+        desk.store.before = begin_saving
+        await saver.save()
+        with trio.fail_after(60):
+            await saved.wait()
+        nursery.cancel_scope.cancel()
+    assert steps[steps.index("before gc") + 1] == "before apply"
     finish(desk)
 
 

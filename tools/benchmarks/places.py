@@ -127,7 +127,7 @@ def _bindfs(bench: Bench, source: Path) -> AbstractContextManager[Path]:
 def _squashfuse_to_read(bench: Bench) -> AbstractContextManager[Path]:
     image = bench.work / "base.squashfs"
     if not image.exists():
-        bench.command("mksquashfs", bench.base, image, "-no-progress", "-quiet", "-noappend")
+        bench.command("mksquashfs", bench.base, image, "-no-progress", "-quiet", "-Xcompression-level", "1")
     return _mounted(bench, "squashfuse", image)
 
 
