@@ -133,7 +133,9 @@ class Bench:
 
     def _input(self, what: str, make: Callable[[Path, bool], Input]) -> Input:
         self.say(f"making {what}")
-        return make(self.work, self.quick)
+        made = make(self.work, self.quick)
+        os.sync()
+        return made
 
     # Running
 

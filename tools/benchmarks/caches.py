@@ -9,7 +9,6 @@ can_drop = os.access("/proc/sys/vm/drop_caches", os.W_OK)  # root may
 
 
 def drop() -> None:
-    """Write what is dirty, and forget what is clean. Does nothing where we are not root."""
-    os.sync()
+    """Forget what is clean; whoever has written something that must be forgotten calls `os.sync` first."""
     if can_drop:
         Path("/proc/sys/vm/drop_caches").write_text("3\n")

@@ -49,6 +49,7 @@ def _monofs_to_read(bench: Bench) -> Iterator[Path]:
     store, mountpoint = bench.work / "monofs-base", bench.empty("mnt")
     if not store.exists():
         bench.command("monofs", "--store", store, "import", bench.base, "--name", "base")
+        os.sync()
     bench.command("monofs", "--store", store, "mount", "base", mountpoint, "--name", "fork")
     try:
         yield mountpoint
@@ -128,6 +129,7 @@ def _squashfuse_to_read(bench: Bench) -> AbstractContextManager[Path]:
     image = bench.work / "base.squashfs"
     if not image.exists():
         bench.command("mksquashfs", bench.base, image, "-no-progress", "-quiet", "-Xcompression-level", "1")
+        os.sync()
     return _mounted(bench, "squashfuse", image)
 
 
@@ -136,6 +138,7 @@ def _gocryptfs_to_read(bench: Bench) -> AbstractContextManager[Path]:
     if not cipher.exists():
         with _gocryptfs(bench, cipher) as mountpoint:
             bench.command("cp", "-a", f"{bench.base}/.", mountpoint)
+        os.sync()
     return _gocryptfs(bench, cipher)
 
 

@@ -213,6 +213,7 @@ def aged(bench: Bench) -> Iterator[Sample]:
             yield Sample("fill with files of 16 to 256 KiB", tool, (full - before) / MB / seconds, "MB/s")
             yield Sample("its database", tool, peers.disk_bytes(store) / MB, "MB")
             yield from (one._replace(tool=tool) for one in mount.samples("after it"))
+            os.sync()
             caches.drop()
             seconds = _seconds(partial(_read_all, mount.path, sorted(sizes)))
             yield Sample("read all its files, in any order, cold", tool, sum(sizes.values()) / MB / seconds, "MB/s")
