@@ -28,7 +28,7 @@ def bench(*words: str | Path, code: int = 0) -> str:
 
 def measured(tmp_path: Path, *words: str) -> tuple[dict[str, Any], dict[tuple[str, str], dict[str, Any]]]:
     doc = json.loads(bench("--quick", "--json", "--work", tmp_path, "--save", tmp_path / "saved", *words))
-    assert doc["failures"] == doc["unfinished"] == []
+    assert doc["failures"] == [] and doc["unfinished"] == {}
     assert [path.name for path in tmp_path.iterdir()] == ["saved"], "it cleans up"
     return doc, {(one["row"], one["what"]): one["tools"] for one in doc["results"]}
 

@@ -41,8 +41,7 @@ def _measured(args: argparse.Namespace) -> report.Doc:
         scale = Scale(args.files, args.sizes, args.gib, args.aged_gib)
         tools = frozenset(args.tools.split(",")) if args.tools else frozenset()
         with Bench(Path(work), args.quick, args.repeat, end, scale, tools=tools) as bench:
-            for row in rows:
-                bench.run(row)
+            bench.run(rows)
             return report.document(bench, _group_of)
 
 

@@ -67,7 +67,7 @@ class Bench:
     tools: frozenset[str] = frozenset()  # the only ones to measure, unless empty
     absent: dict[str, str] = field(default_factory=dict)  # tool -> package
     failures: list[str] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
+    unfinished: dict[str, int] = field(default_factory=dict)  # row -> how often it was measured
     load_at_start: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def __enter__(self) -> Bench:
@@ -139,17 +139,23 @@ class Bench:
 
     # Running
 
-    def run(self, row: Row) -> None:
-        """Take the samples of a row. What fails is noted, and the others go on."""
-        for number in range(min(self.repeat, row.repeat_max)):
-            if time.monotonic() > self.end:
-                self.unfinished.append(row.name)
-                return
-            self.say(f"{row.name} {number + 1}")
-            with self.failure_of(row.name):
-                for sample in row.measure(self):
-                    by_tool = self.samples.setdefault((row.name, sample.what, sample.unit), {})
-                    by_tool.setdefault(sample.tool, []).append(sample.value)
+    def run(self, rows: list[Row]) -> None:
+        """Take the samples of all rows, once each and then again, so that what happens beside them hits every one.
+
+        What fails is noted, and the others go on.
+        """
+        for number in range(self.repeat):
+            for row in rows:
+                if number >= row.repeat_max:
+                    continue
+                if time.monotonic() > self.end:
+                    self.unfinished.setdefault(row.name, number)
+                    continue
+                self.say(f"{row.name} {number + 1}")
+                with self.failure_of(row.name):
+                    for sample in row.measure(self):
+                        by_tool = self.samples.setdefault((row.name, sample.what, sample.unit), {})
+                        by_tool.setdefault(sample.tool, []).append(sample.value)
 
     @contextmanager
     def failure_of(self, what: str) -> Iterator[None]:

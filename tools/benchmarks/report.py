@@ -86,7 +86,9 @@ def _notes(doc: Doc) -> list[str]:
     ]
     if doc["quick"]:
         notes.append("--quick: the inputs are too small and the samples too few for these numbers to mean much")
-    notes += [f"out of time before all of: {row} (--minutes gives more)" for row in doc["unfinished"]]
+    if doc["unfinished"]:
+        counts = ", ".join(f"{row} {count}" for row, count in doc["unfinished"].items())
+        notes.append(f"out of time (--minutes gives more); measured so often: {counts}")
     return notes + [f"FAILED {failure}" for failure in doc["failures"]]
 
 

@@ -112,6 +112,8 @@ ROWS = (
     Row("untar", "unpack the tree, sync, delete it", _everywhere(untar)),
     Row("write", "write a file of 500 MiB from end to end", _everywhere(write)),
     Row("randwrite", "write 4 KiB at random places of a file of 256 MiB", _everywhere(randwrite)),
-    Row("git", "git clone (packed, through a pipe) and git status", _everywhere(git)),
+    Row(
+        "git", "git clone (packed, through a pipe) and git status; it is slow, so twice", _everywhere(git), repeat_max=2
+    ),
     Row("create", "create, rename, unlink in one directory", _everywhere(create)),
 )
