@@ -64,6 +64,14 @@ def opened(wish: Wish) -> Iterator[Session]:
         repository.close()
 
 
+def fork(repository: Repository, text: str, name: str) -> Cid:
+    """Make `name`, a new one, a fork of what CID|NAME[/path] means; returns its tree. Raises as `opened` does."""
+    target = repository.resolve(text)
+    tree = _subtree(repository, target)
+    _name(repository, target, tree, name)
+    return tree
+
+
 def _subtree(repository: Repository, target: Target) -> Cid:
     """Return the tree at the target's path, stored if it is not a whole tree already."""
     if not split(target.path):

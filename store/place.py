@@ -18,7 +18,7 @@ FORMAT: Final = 1
 _FORMAT_LAYERED: Final = 2  # so that a monofs which knows no bases does not open a store that leans on some
 BACKENDS: Final = ("lmdb", "flatfs")  # the first is the default
 _OURS: Final = frozenset(  # a store that is being made has these
-    (*BACKENDS, *(f"{backend}.new" for backend in BACKENDS), "layer", "run", "monofs-store.new")
+    (*BACKENDS, *(f"{backend}.new" for backend in BACKENDS), "layer", "run", "vm", "monofs-store.new")
 )
 
 

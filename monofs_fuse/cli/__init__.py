@@ -52,10 +52,16 @@ def _run(argv: list[str]) -> int:
         store = value if equals else rest.pop(0)
     if not rest:
         return _misused("a command is missing")
-    verb = verbs.find(rest[0])
+    name, rest = rest[0], rest[1:]
+    if name in verbs.FAMILIES:
+        if not rest or rest[0] in ("-h", "--help"):
+            print(verbs.family(name), file=sys.stdout if rest else sys.stderr)
+            return OK if rest else USAGE
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    verb = verbs.find(name)
     if verb is None:
-        return _misused(f"no command '{rest[0]}'{_nearest(rest[0])}")
-    return _call(verb, rest[1:], store)
+        return _misused(f"no command '{name}'{_nearest(name)}")
+    return _call(verb, rest, store)
 
 
 def _call(verb: Verb, argv: list[str], store: str | None) -> int:

@@ -60,6 +60,8 @@ class Parser(argparse.ArgumentParser):
             conflict_handler="resolve",  # -h is for sizes where people know it so; --help always helps
         )
         self.kinds: dict[str, Kind] = {}  # argument -> what shells complete it with
+        self.fails_with = 2  # the exit code for wrong usage
+        self._takes_command = False
         self.add_argument("--store", metavar="DIR", help="the store's directory")
         self.kinds["store"] = "directory"
         self.set_defaults(refuse=self.error)  # for a verb that finds options which do not go together
@@ -75,9 +77,36 @@ class Parser(argparse.ArgumentParser):
     def json(self) -> None:
         self.add_argument("--json", action="store_true", help="print JSON, for programs")
 
+    def takes_command(self) -> None:
+        """What follows `--` is a command: a list in `command`, None if there is no `--`."""
+        self._takes_command = True
+
+    def format_usage(self) -> str:
+        return self._with_command(super().format_usage())
+
+    def format_help(self) -> str:
+        usage = super().format_usage()
+        return super().format_help().replace(usage, self._with_command(usage), 1)
+
+    def _with_command(self, usage: str) -> str:
+        return usage.rstrip("\n") + "\n" + " " * 8 + "[-- COMMAND ARG ...]\n" if self._takes_command else usage
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        words = list(args)
+        command = None
+        if self._takes_command and "--" in words:
+            at = words.index("--")
+            words, command = words[:at], words[at + 1 :]
+        found, unknown = super().parse_known_args(words, namespace)
+        if self._takes_command:
+            if unknown and not unknown[0].startswith("-"):
+                self.error(f"a command is written after --: '-- {' '.join(unknown)}'")
+            found.command = command or None
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}; '{self.prog} --help' explains", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(self.fails_with)
 
 
 @contextmanager

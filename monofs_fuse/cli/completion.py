@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
+from monofs_fuse import config
 from monofs_fuse.cli import output, shells, verbs
 from monofs_fuse.cli.arguments import Args, Parser, find, opened
 from monofs_fuse.cli.shells import Grammar, Option, Value
 from monofs_fuse.cli.verbs import Verb
+from monofs_fuse.cli.vm import machines_directory
 from store import directory
 from store.errors import MonofsError
 from store.repository import Repository
+from vmm.errors import VmError
 
 
 def completion_options(parser: Parser) -> None:
@@ -68,14 +71,27 @@ def candidates_options(parser: Parser) -> None:
 def candidates(args: Args) -> int:
     """Print what may stand in place of a word that begins with `prefix`, a line each. No store: nothing."""
     try:
-        with opened(args) as repository:
-            found = set(_found(repository, args.kind, args.prefix))
-    except MonofsError:
+        found = set(_machines(args)) if args.kind == "machine" else set(_stored(args))
+    except (MonofsError, VmError):
         return 0
     for text in sorted(found):
         if text.startswith(args.prefix) and text.isprintable():  # the shells read lines of text
             output.line(text)
     return 0
+
+
+def _machines(args: Args) -> Iterator[str]:
+    from vmm.state import State
+
+    directory = machines_directory(config.store_path(args.store))
+    if (directory / "machines.sqlite").exists():
+        with State(directory) as listed:
+            yield from (name for row in listed.all() for name in (row.id, row.name) if name)
+
+
+def _stored(args: Args) -> Iterator[str]:
+    with opened(args) as repository:
+        yield from list(_found(repository, args.kind, args.prefix))
 
 
 def _found(repository: Repository, kind: str, prefix: str) -> Iterator[str]:

@@ -82,9 +82,23 @@ GROUPS: Final = {
         Verb("check", "checking", "check", "verify every block and every count"),
         Verb("store", "stores", "store", "copy a store, compact it, list the layers over it"),
     ),
+    "Machines": (
+        Verb("vm doctor", "vm_doctor", "doctor", "what can run here, and what to install"),
+        Verb("vm run", "vm_run", "run", "run a command in a microVM on a fork of a tree"),
+        Verb("vm exec", "vm_exec", "exec_", "run one more command in a machine"),
+        Verb("vm ps", "vm_list", "ps", "list the machines that run, with -a all"),
+        Verb("vm logs", "vm_list", "logs", "print what a machine's command wrote"),
+        Verb("vm stop", "vm_end", "stop", "ask a machine to end; prints its tree's CID"),
+        Verb("vm kill", "vm_end", "kill", "end a machine at once; prints its tree's CID"),
+        Verb("vm wait", "vm_end", "wait", "wait for a machine's end; prints the exit code"),
+        Verb("vm rm", "vm_end", "rm", "forget machines that have ended, and their logs"),
+        Verb("vm inspect", "vm_list", "inspect", "print all that is known of a machine"),
+        Verb("vm cp", "vm_copy", "cp", "copy files into a machine's tree or out of it"),
+    ),
     "The shell": (Verb("completion", "completion", "completion", "print a completion script for bash, zsh or fish"),),
 }
 ALL: Final = tuple(verb for group in GROUPS.values() for verb in group)
+FAMILIES: Final = frozenset(verb.name.partition(" ")[0] for verb in ALL if " " in verb.name)  # vm, of `monofs vm run`
 _HIDDEN: Final = (Verb("__complete", "completion", "candidates", "what the completion scripts ask"),)
 
 _OVERVIEW: Final = """\
@@ -113,6 +127,7 @@ Exit codes: 0 done; 1 an error, explained in one line on stderr; 2 wrong usage;
 
 
 def find(name: str) -> Verb | None:
+    """Return the verb of that name; some have two words with a space between them."""
     return next((verb for verb in (*ALL, *_HIDDEN) if verb.name == name), None)
 
 
@@ -121,3 +136,9 @@ def overview() -> str:
         "\n".join([title, *(f"  {verb.name:<14} {verb.summary}" for verb in group)]) for title, group in GROUPS.items()
     ]
     return _OVERVIEW.format(groups="\n\n".join(groups))
+
+
+def family(name: str) -> str:
+    """Return the help on a first word that others follow."""
+    lines = [f"  {verb.name:<14} {verb.summary}" for verb in ALL if verb.name.startswith(f"{name} ")]
+    return "\n".join([f"usage: monofs {name} COMMAND ...", "", *lines, "", "Each has --help."])

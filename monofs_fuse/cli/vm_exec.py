@@ -1,0 +1,51 @@
+"""One more command in a machine that runs: vm exec."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from monofs_fuse import config
+from monofs_fuse.cli.arguments import Args, Parser
+from monofs_fuse.cli.vm import FAILED, explained, machines
+from monofs_fuse.cli.vm_command import command_doc, command_of, command_options, stdin_of
+from vmm.errors import VmError, WrongState
+
+
+def exec_options(parser: Parser) -> None:
+    parser.fails_with = FAILED
+    parser.positional("machine", "machine", "its ID, the beginning of that, or its name", metavar="ID")
+    command_options(parser)
+
+
+def exec_(args: Args) -> int:
+    """Run one more command in a machine that is running. Streams, signals and exit code are as for 'monofs vm run'.
+
+    The command ends with its machine, which ends with the command that it was started for.
+
+    Examples:
+      monofs vm exec web -- ps aux
+      monofs vm exec -i -t 4f9c -- bash
+
+    Exit codes: the command's own; 125 monofs itself failed, explained in one line on stderr; 126 and 127 the
+    command cannot be run or is not there, as in a shell.
+    """
+    return explained(partial(_exec, args), FAILED)
+
+
+def _exec(args: Args) -> int:
+    from vmm import client, wire
+
+    if args.command is None:
+        args.refuse("say which command, after --")
+    command = command_of(args)
+    with machines(config.store_path(args.store)) as (directory, listed):
+        row = listed.find(args.machine)
+    if not row.living:
+        raise WrongState(f"machine {args.machine} has ended; 'monofs vm ps' lists those that run")
+    connection = client.connect(directory / row.id)
+    connection.sendall(wire.doc(op="exec", command=command_doc(command)))
+    ending = client.Attached(connection, stdin=stdin_of(args), tty=args.terminal and args.interactive).run()
+    if ending.output_failed is not None:
+        raise VmError(ending.output_failed)
+    assert ending.exit_code is not None
+    return ending.exit_code
