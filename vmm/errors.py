@@ -1,4 +1,4 @@
-"""What can go wrong with a machine. Each error's text is the one line for the user; the class says what the caller can do."""
+"""What can go wrong with a machine; each error says what the caller can do, and its text is one line for the user."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ sign_of_life_seconds: Final = 8.0  # under KVM, to the first byte of any kind; T
 probe_seconds: Final = 10.0
 grace_seconds: Final = 10.0  # between TERM and KILL for what runs in a guest
 unmount_seconds: Final = 60.0  # for a guest to write back, unmount and power off after that
+blame_seconds: Final = 0.2  # when one process of a machine has ended, for the others to show that they did before
 end_seconds: Final = 5.0  # between TERM and KILL for QEMU and virtiofsd
 
 # The host's side
