@@ -33,7 +33,11 @@ def fork_name(target: str, id: str) -> str:
     """Return the name that a machine's fork gets: it tells where it came from, and is nobody else's."""
     from store import cid
 
-    return f"vm-{id}" if cid.looks_like(target.partition("/")[0]) else f"{target.rstrip('/')[:150]}-vm-{id}"
+    return (
+        f"vm-{id}"
+        if cid.looks_like(target.partition("/")[0])
+        else f"{target.strip('/').replace('/', '-')[:150]}-vm-{id}"
+    )
 
 
 class Tenancy:

@@ -241,11 +241,14 @@ class _Output:
 
 
 def _checked(doc: wire.Doc) -> wire.Doc:
-    if "error" not in doc:
-        return doc
-    if doc.get("code") in (126, 127):
-        raise CommandFailed(doc["code"], doc["error"])
-    raise VmError(doc["error"])
+    if "error" in doc:
+        raise failure(doc.get("code", 0), doc["error"])
+    return doc
+
+
+def failure(code: int, text: str) -> VmError:
+    """Return the error that a supervisor told of."""
+    return CommandFailed(code, text) if code in (126, 127) else VmError(text)
 
 
 def _say(text: str) -> None:

@@ -105,7 +105,7 @@ class _Service:
                 nursery.start_soon(self._feed_main, stdin)
                 async with trio.open_nursery() as output:
                     output.start_soon(_forward, talk, receive)
-                    await life.begun.wait()
+                    await _any(life.begun, life.over)
                     if life.main is not None:
                         await talk.tell(begun=True)
                     await life.over.wait()
@@ -117,13 +117,10 @@ class _Service:
             life.leave(limits.stop_seconds)  # for nobody but its owner it would run on
 
     async def _say_begun(self, talk: Talk) -> None:
-        life = self._life
-        if life.main is None and life.plan.command is not None:
-            await life.over.wait()
-        if life.over.is_set():
-            await self._say_ended(talk)
-        else:
+        if self._life.begun.is_set():
             await talk.tell(begun=True)
+        else:
+            await self._say_ended(talk)
 
     async def _heed_owner(self, talk: Talk, stdin: Stdin) -> None:
         life = self._life
@@ -169,15 +166,21 @@ class _Service:
                     stdin.put(frame.data)
                 else:
                     await _heed(process, frame.doc())
-            await process.abandon()
+            raise Gone
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(heed)
-            nursery.start_soon(stdin.feed, process)
-            async for stream, data in process.output():
-                await talk.output(stream, data)
-            code = await process.wait()
-            nursery.cancel_scope.cancel()
+        code = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(heed)
+                nursery.start_soon(stdin.feed, process)
+                async for stream, data in process.output():
+                    await talk.output(stream, data)
+                code = await process.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            if code is None:  # nobody is left to read what it says
+                with trio.move_on_after(limits.kill_seconds, shield=True), suppress(VmError):
+                    await process.abandon()
         await talk.tell(exit=code)
 
     async def _stop(self, talk: Talk, request: wire.Doc) -> None:

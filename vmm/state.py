@@ -114,27 +114,36 @@ _FLAGS: Final = frozenset(("discard", "mounted", "remove"))
 class State:
     """Open for one process; never carry it across a fork."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open the state in `directory`, made if it is not there. Raises StateError."""
-        self._path = directory / "machines.sqlite"
+    def __init__(self, directory: Path, *, create: bool = True) -> None:
+        """Open the state in `directory`, made if it is not there, or else taken as empty. Raises StateError."""
+        self._path = path_in(directory)
+        if not create and not self._path.exists():
+            directory, self._path = Path("/"), Path(":memory:")
+        else:
+            self._make(directory)
+        with self._explained():
+            self._open(directory)
+
+    def _make(self, directory: Path) -> None:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise StateError(f"cannot keep machines in {directory}: {error.strerror}") from None
-        with self._explained():
-            self._database = sqlite3.connect(
-                self._path, timeout=limits.state_busy_seconds, isolation_level=None, check_same_thread=False
-            )
-            try:
-                self._database.row_factory = sqlite3.Row
-                if self._version() != len(_MIGRATIONS):
-                    with _alone(directory):  # two that switch to WAL at once would refuse each other
-                        self._database.execute("PRAGMA journal_mode = WAL")
-                        self._migrate()
-            except BaseException:
-                self._database.close()
-                raise
+
+    def _open(self, directory: Path) -> None:
+        self._database = sqlite3.connect(
+            self._path, timeout=limits.state_busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._database.row_factory = sqlite3.Row
+            if self._version() != len(_MIGRATIONS):
+                with _alone(directory):  # two that switch to WAL at once would refuse each other
+                    self._database.execute("PRAGMA journal_mode = WAL")
+                    self._migrate()
+        except BaseException:
+            self._database.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -249,6 +258,10 @@ def _alone(directory: Path) -> Iterator[None]:
 def document(row: Row) -> dict[str, Any]:
     """Return all there is to know of a machine, for JSON."""
     return {name: getattr(row, name) for name in _COLUMNS}
+
+
+def path_in(directory: Path) -> Path:
+    return directory / "machines.sqlite"
 
 
 def new_id() -> str:

@@ -29,7 +29,7 @@ class Life:
         self.plan = plan
         self.row = plan.row
         self.up = trio.Event()  # the machine answers, `machine` is set
-        self.begun = trio.Event()  # the command runs, `main` is set; or never will
+        self.begun = trio.Event()  # the command runs, `main` is set; or none was asked for
         self.over = trio.Event()  # the tree is given back and the row says so
         self.grown = trio.Event()  # there is more in the log; a new event every time
         self.machine: Machine | None = None
@@ -198,7 +198,6 @@ class Life:
     # The end
 
     async def _end(self) -> None:
-        self.begun.set()
         returned = Returned(None)
         with self._phase("commit"):
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -21,18 +22,20 @@ class Talk:
         self._stream = stream
         self._sending = trio.Lock()
         self._decoder = wire.Decoder()
+        self._frames: deque[wire.Frame] = deque()  # no more than one piece of what was received holds
 
     async def frames(self) -> AsyncIterator[wire.Frame]:
-        """Yield what the client sends, until it goes. Raises BadWire. One reader at a time."""
+        """Yield what the client sends, until it goes. The next reader goes on where this one stops. Raises BadWire."""
         while True:
+            while self._frames:
+                yield self._frames.popleft()
             try:
                 data = await self._stream.receive_some(limits.wire_data_bytes_max)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             if not data:
                 return
-            for frame in self._decoder.feed(data):
-                yield frame
+            self._frames.extend(self._decoder.feed(data))
 
     async def tell(self, **values: object) -> None:
         """Raises Gone."""

@@ -38,7 +38,7 @@ def machines_directory(store: Path) -> Path:
 
 
 @contextmanager
-def machines(store: Path) -> Iterator[tuple[Path, State]]:
+def machines(store: Path, *, create: bool = False) -> Iterator[tuple[Path, State]]:
     """The directory of a store's machines, and the list of them. What dead supervisors left is cleared up first."""
     from functools import partial
 
@@ -46,7 +46,7 @@ def machines(store: Path) -> Iterator[tuple[Path, State]]:
     from vmm import reconcile, state
 
     directory = tenancy.machines_directory(store)
-    with state.State(directory) as listed:
+    with state.State(directory, create=create) as listed:
         reconcile.reconcile(directory, listed, partial(tenancy.give_back, store))
         yield directory, listed
 

@@ -15,7 +15,7 @@ from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import Args, Parser
 from monofs_fuse.cli.vm import FAILED, explained, machines, resolve
 from monofs_fuse.cli.vm_command import command_doc, command_of, command_options, plain, stdin_of
-from vmm.errors import BadSpec, SupervisorGone, VmError
+from vmm.errors import BadSpec, SupervisorGone
 
 if TYPE_CHECKING:
     from vmm.client import Ending
@@ -93,7 +93,7 @@ def _run(args: Args) -> int:
     programs.find_qemu()
     programs.find_virtiofsd()
     programs.check_helpers()
-    with machines(store) as (directory, listed):
+    with machines(store, create=True) as (directory, listed):
         reconcile.prune(directory, listed)
         if row.name is not None:
             _check_name(listed.living(), row.name)
@@ -211,7 +211,7 @@ def _detached(connection: socket.socket, args: Args) -> int:
     for doc in client.hear(connection):
         found.update(doc)
         if "ended" in doc and doc["ended"]["error"]:
-            raise VmError(doc["ended"]["error"])
+            raise client.failure(doc["ended"]["exit_code"], doc["ended"]["error"])
         if "begun" in doc or "ended" in doc:
             break
     if args.json:

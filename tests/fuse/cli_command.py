@@ -115,7 +115,7 @@ class Monofs:
                 "out": out.name,
                 "err": err.name,
             }
-            return Result(_started().ask(request), out.read(), err.read().decode())
+            return Result(started().ask(request), out.read(), err.read().decode())
 
     def program(self, *args: str | bytes, **env: str) -> Result:
         """Run the program itself."""
@@ -182,12 +182,12 @@ class Monofs:
         return set(done.stderr.decode().splitlines()[-1].split())
 
 
-class _Started:
-    """A process that has loaded monofs and waits for commands to run."""
+class Started:
+    """A process that has loaded monofs, and done `first`, and waits for commands to run."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: str = "") -> None:
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen([sys.executable, "-c", _STARTED], stdin=pipe, stdout=pipe, cwd=ROOT)
+        self._process = subprocess.Popen([sys.executable, "-c", first + _STARTED], stdin=pipe, stdout=pipe, cwd=ROOT)
         atexit.register(self._end)
 
     def ask(self, request: dict[str, Any]) -> int:
@@ -206,8 +206,8 @@ class _Started:
 
 
 @functools.cache
-def _started() -> _Started:
-    return _Started()
+def started(first: str = "") -> Started:
+    return Started(first)
 
 
 def plant(directory: Path, files: Mapping[str, bytes]) -> Path:

@@ -6,6 +6,7 @@ program it is `monofs` with these machines. "qemu" is a process that sleeps and 
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import pty
@@ -23,6 +24,10 @@ import trio
 from vmm.errors import BootTimeout, CommandFailed, MachineDied
 from vmm.pids import Pid
 from vmm.spec import Command, MachineSpec
+
+
+def _die_with_us() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class FakeProcess:
@@ -44,6 +49,7 @@ class FakeProcess:
             for number, stream in streams:
                 nursery.start_soon(self._read, number, stream)
         self._drained.set()
+        await self._process.wait()  # so that no zombie stays
 
     async def _read(self, number: int, stream: trio.abc.ReceiveStream) -> None:
         with suppress(trio.BrokenResourceError, OSError):  # EIO: how a terminal says that nobody has it any more
@@ -71,6 +77,14 @@ class FakeProcess:
     async def signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+    async def abandon(self) -> None:
+        await self.signal(signal.SIGKILL)
+        self._machine._nursery.start_soon(self._waste)
+
+    async def _waste(self) -> None:
+        async for _ in self._receive:
+            pass
 
     async def resize(self, rows: int, columns: int) -> None:
         if self._terminal_fd is not None:
@@ -112,7 +126,12 @@ class FakeMachine:
         argv = (["setsid", "--ctty"] if command.terminal else []) + list(command.argv)
         try:
             process = await trio.lowlevel.open_process(
-                argv, cwd=root + command.workdir, env=environment, start_new_session=not command.terminal, **streams
+                argv,
+                cwd=root + command.workdir,
+                env=environment,
+                start_new_session=not command.terminal,
+                preexec_fn=_die_with_us,
+                **streams,
             )
         except FileNotFoundError:
             raise CommandFailed(127, f"{command.argv[0]}: no such program in the machine") from None
@@ -175,12 +194,17 @@ async def booted(
         qemu.wait()
 
 
-def main() -> int:
-    from monofs_fuse.cli import main as monofs
+def install() -> None:
+    """Let every machine of this process be a fake one."""
     from vmm import machine
 
     machine.booted = booted  # type: ignore[assignment]
-    machine.check = lambda spec, cache: None  # type: ignore[attr-defined]
+
+
+def main() -> int:
+    from monofs_fuse.cli import main as monofs
+
+    install()
     return monofs()
 
 
