@@ -65,7 +65,7 @@ def _q35() -> list[str]:
 
 
 def _microvm() -> list[str]:
-    """With acpi, because a kernel without virtio-mmio on its command line finds no devices otherwise, and none powers off."""
+    """With acpi: most kernels find no virtio-mmio devices without it, and none can power off."""
     return [
         *("-M", "microvm,acpi=on,pcie=off,usb=off,isa-serial=on,memory-backend=mem"),
         *("-accel", "kvm", "-cpu", "host", "-global", "virtio-mmio.force-legacy=false"),
@@ -98,7 +98,7 @@ def volume_tags(spec: MachineSpec) -> list[str]:
 
 
 def virtiofsd(program: str, flavour: str, folder: Path, listener: int, *, read_only: bool) -> list[str]:
-    """A virtiofsd that serves one folder to whoever connects first to the listening socket, and ends with that connection.
+    """A virtiofsd that serves one folder to the first that connects to the listening socket, and ends with that.
 
     It tells the guest to keep what it has seen for a second (auto) or for good (always, where nobody writes).
     """
@@ -136,7 +136,10 @@ def with_parent(command: list[str]) -> list[str]:
 
 
 def unprivileged(command: list[str], uid: int, groups: tuple[int, ...], *, low_ports: bool) -> list[str]:
-    """The command as a user that owns nothing, killed with the thread that starts it; at most it may listen below port 1024."""
+    """The command as a user that owns nothing, killed with the thread that starts it.
+
+    At most it may listen below port 1024.
+    """
     capabilities = "-all,+net_bind_service" if low_ports else "-all"
     return [
         *("setpriv", "--pdeathsig", "KILL", "--no-new-privs", f"--reuid={uid}", f"--regid={uid}"),

@@ -23,7 +23,7 @@ class Process:
     """A command that runs in a machine. Made by `Channel.start`."""
 
     def __init__(self, channel: Channel, number: int, *, is_terminal: bool) -> None:
-        self._channel, self._number, self._is_terminal = channel, number, is_terminal
+        self._channel, self.number, self._is_terminal = channel, number, is_terminal
         self._received = {1: bytearray(), 2: bytearray()}
         self._windows = {1: limits.window_bytes, 2: limits.window_bytes}
         self._open = {1, 2}
@@ -38,7 +38,7 @@ class Process:
     # What the owner does
 
     async def write_stdin(self, data: bytes) -> None:
-        """Send to its stdin; waits while it does not read. Raises BrokenPipeError once it has closed its end, or is over."""
+        """Send to its stdin; waits while it does not read. Raises BrokenPipeError once it has closed it, or is over."""
         view = memoryview(data)
         while view:
             while self._stdin_room == 0 and self._stdin_is_open and not self._is_over():
@@ -48,7 +48,7 @@ class Process:
                 raise BrokenPipeError("the command does not read its input any more")
             part = view[: min(self._stdin_room, _CHUNK)]
             self._stdin_room -= len(part)
-            await self._channel.send(frames.encode(self._number, Kind.STDIN, bytes(part)))
+            await self._channel.send(frames.encode(self.number, Kind.STDIN, bytes(part)))
             view = view[len(part) :]
 
     async def close_stdin(self) -> None:
@@ -56,7 +56,7 @@ class Process:
         if self._stdin_is_open and not self._is_over():
             self._stdin_is_open = False
             self._notify()
-            await self._channel.send(frames.encode(self._number, Kind.STDIN))
+            await self._channel.send(frames.encode(self.number, Kind.STDIN))
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yield (1 or 2, bytes) until both have ended. One reader; what is not read is held back in the guest."""
@@ -67,7 +67,7 @@ class Process:
                 self._received[stream].clear()
                 if self._exit_code is None and self._failure is None and stream in self._open:
                     self._windows[stream] += len(data)
-                    await self._channel.send(frames.grant(self._number, stream, len(data)))
+                    await self._channel.send(frames.grant(self.number, stream, len(data)))
                 yield stream, data
             if found:
                 continue
@@ -79,13 +79,13 @@ class Process:
     async def signal(self, number: int) -> None:
         """To the command's process group. Does nothing once it is over."""
         if not self._is_over():
-            await self._channel.send(frames.signal(self._number, number))
+            await self._channel.send(frames.signal(self.number, number))
 
     async def resize(self, rows: int, columns: int) -> None:
         """Its terminal has this size now."""
         check_window(rows, columns)
         if self._is_terminal and not self._is_over():
-            await self._channel.send(frames.resize(self._number, rows, columns))
+            await self._channel.send(frames.resize(self.number, rows, columns))
 
     async def wait(self) -> int:
         """Return the exit code, 128+n for a signal. All output has been received before, though maybe not yet read.
@@ -107,8 +107,8 @@ class Process:
         self._windows = dict.fromkeys(self._windows, 1 << 62)
         for waste in self._received.values():
             waste.clear()
-        grants = b"".join(frames.grant(self._number, stream, _FOREVER) for stream in (1, 2))
-        return frames.signal(self._number, 9) + grants
+        grants = b"".join(frames.grant(self.number, stream, _FOREVER) for stream in (1, 2))
+        return frames.signal(self.number, 9) + grants
 
     def _is_over(self) -> bool:
         return self._exit_code is not None or self._failure is not None
@@ -178,7 +178,7 @@ class Process:
 
 
 class Channel:
-    """One guest's agent. `run` is the one that reads; it never waits for anything else, so the guest never waits long."""
+    """One guest's agent. `run` is the one that reads; it waits for nothing else, so the guest never waits long."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -220,7 +220,9 @@ class Channel:
 
     def _take_for_machine(self, frame: Frame) -> None:
         """Each of these comes once, and only when it was asked for."""
-        asked = {Kind.HELLO: None, Kind.READY: Kind.SETUP, Kind.FAILED: Kind.SETUP, Kind.DOWN: Kind.POWER_OFF}[frame.kind]
+        asked = {Kind.HELLO: None, Kind.READY: Kind.SETUP, Kind.FAILED: Kind.SETUP, Kind.DOWN: Kind.POWER_OFF}[
+            frame.kind
+        ]
         answered = frame.kind in self._heard or (frame.kind is Kind.FAILED and Kind.READY in self._heard)
         if answered or (asked is not None and asked not in self._asked):
             raise broken(f"{frame.kind.name} at the wrong time")
@@ -306,12 +308,18 @@ class Channel:
         self._last += 1
         process = Process(self, self._last, is_terminal=command.terminal)
         self._processes[self._last] = process
+        is_sent = False
         try:
-            await self.send(frames.start(self._last, command))
+            await self.send(frames.start(process.number, command))
+            is_sent = True
             await process.started()
         except trio.Cancelled:
-            process._is_abandoned = True  # killed as soon as it has started
+            with trio.CancelScope(shield=True):
+                await process.abandon()
             raise
+        finally:
+            if not is_sent:
+                del self._processes[process.number]
         return process
 
     async def power_off(self, grace_seconds: float) -> tuple[bool, str]:

@@ -18,7 +18,7 @@ from .console import BoundedFile, tail
 class Child:
     """One process and those it forked to do its work. What it says on stdout and stderr goes to a bounded log.
 
-    Started from the caller's thread, and killed when that ends: it must be one that stays, such as the one that runs trio.
+    Started from the caller's thread, and killed when that ends: it must be one that stays, like that which runs trio.
     """
 
     def __init__(self, name: str, argv: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> None:
@@ -36,6 +36,7 @@ class Child:
         self._said = trio.lowlevel.FdStream(read_end)
         self._members = [_Member(self._popen.pid)]
         self.exit_code: int | None = None
+        self._has_logged = trio.Event()
 
     @property
     def pids(self) -> list[tuple[int, int]]:
@@ -53,13 +54,14 @@ class Child:
                     self._members.append(_Member(pid))
 
     async def keep_log(self) -> None:
-        """Until all its processes have closed it."""
+        """Until all its processes have closed it. To be started before `end` is called."""
         log = BoundedFile(self.log, limits.log_bytes_max)
         try:
             async for data in self._said:
                 log.write(bytes(data))
         finally:
             log.close()
+            self._has_logged.set()
 
     def last_words(self) -> str:
         return tail(self.log)
@@ -79,7 +81,8 @@ class Child:
                 await self._wait_for_all()
             self._signal(signal.SIGKILL)
             await self._wait_for_all()
-            await self._said.aclose()
+            with trio.move_on_after(limits.end_seconds):
+                await self._has_logged.wait()  # its last words are the ones that matter
 
     async def wait_for_all(self, seconds: float) -> None:
         """Wait for all its processes to end by themselves, but no longer than this."""

@@ -30,7 +30,7 @@ class Verdict:
 
 
 def choose(asked: EngineChoice, cache: Path) -> tuple[Engine, str | None]:
-    """Return the engine and a line for the user if it is not the fast one. Raises NoEngine if KVM was asked for in vain."""
+    """Return the engine, and a line for the user if that is slow. Raises NoEngine if KVM was asked for in vain."""
     if asked == "tcg":
         return "tcg", None
     why_not = verdict(cache).why_not

@@ -139,7 +139,9 @@ def agent(cache: Path) -> Path:
     if built.exists():
         return built
     if compiler is None:
-        raise NoCompiler("the guest agent has to be compiled once, and there is no compiler: run 'apt-get install musl-tools'")
+        raise NoCompiler(
+            "the guest agent has to be compiled once, and there is no compiler: run 'apt-get install musl-tools'"
+        )
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     new = built.with_name(f"{built.name}.{os.getpid()}")
     command = [compiler, *_FLAGS, "-o", str(new), *(str(source) for source in sources if source.suffix == ".c")]

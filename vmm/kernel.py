@@ -130,7 +130,7 @@ def unpack(payload: bytes) -> bytes | None:
     try:
         if payload.startswith(b"\x1f\x8b"):
             return zlib.decompressobj(31).decompress(payload, most)
-        if payload.startswith(b"\xfd7zXZ") or payload.startswith(b"\x5d\0\0"):
+        if payload.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
             return lzma.LZMADecompressor().decompress(payload, most)
         if payload.startswith(b"BZh"):
             return bz2.BZ2Decompressor().decompress(payload, most)
@@ -138,13 +138,22 @@ def unpack(payload: bytes) -> bytes | None:
             return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(payload)).read(most)
         if payload.startswith(b"\x02\x21\x4c\x18"):
             return _unpack_lz4(payload[4:], most)
-    except (zlib.error, lzma.LZMAError, gzip.BadGzipFile, zstandard.ZstdError, OSError, ValueError, IndexError, EOFError):
+    except (
+        zlib.error,
+        lzma.LZMAError,
+        gzip.BadGzipFile,
+        zstandard.ZstdError,
+        OSError,
+        ValueError,
+        IndexError,
+        EOFError,
+    ):
         pass
     return None
 
 
 def _unpack_lz4(data: bytes, most: int) -> bytes:
-    """The old lz4 format, which only kernels use: blocks of up to 8 MiB, each with its length. The last word is not one."""
+    """The old lz4 format: blocks of up to 8 MiB, each with its length. The kernel's length follows, which is no block."""
     whole = bytearray()
     at = 0
     while at + 8 <= len(data):

@@ -1,4 +1,4 @@
-"""Does KVM run a guest here? A few instructions in long mode tell. Run as a program, because KVM itself may not come back.
+"""Does KVM run a guest here? A few instructions in long mode tell. A program, because KVM itself may not come back.
 
 Imports nothing of ours, so that it can be started by its path.
 """

@@ -42,16 +42,27 @@ class _Plan:
     initramfs: Path
 
 
+def check(spec: MachineSpec, cache: Path) -> None:
+    """Raise what would keep such a machine from starting, and say what is missing. The root need not be there yet."""
+    _plan(spec, cache)
+
+
 def _plan(spec: MachineSpec, cache: Path) -> _Plan:
-    """Find the programs, the kernel and the engine. Raises each of the errors that says what is missing."""
     programs.check_root()
     programs.check_helpers()
     qemu, virtiofsd = programs.find_qemu(), programs.find_virtiofsd()
-    for folder in [spec.root, *(volume.host for volume in spec.volumes)]:
-        _check_folder(folder)
+    for volume in spec.volumes:
+        _check_folder(volume.host)
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     chosen, note = engine.choose(spec.engine, cache)
     return _with_kernel(spec, cache, _Plan(qemu, virtiofsd, chosen, note, kernel.find(cache, spec.kernel), Path()))
+
+
+def _prepare(spec: MachineSpec, directory: Path, cache: Path) -> _Plan:
+    plan = _plan(spec, cache)
+    _check_folder(spec.root)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return plan
 
 
 def _with_kernel(spec: MachineSpec, cache: Path, plan: _Plan) -> _Plan:
@@ -81,7 +92,9 @@ class Machine:
         self.died: str | None = None  # the line that says why, if that came uninvited
         self._plan, self._on_phase = plan, on_phase
         self._children: list[Child] = []
-        self._channel: Channel
+        self._console_stream, self._theirs_console = _pair()
+        channel, self._theirs_channel = _pair()
+        self._channel = Channel(channel)
         self._is_leaving = False
         self._has_spoken = trio.Event()
 
@@ -117,24 +130,29 @@ class Machine:
             self.died = f"the machine was not shut down cleanly: {why}"
         return is_clean
 
+    @property
+    def is_mute(self) -> bool:
+        """The guest has not given a sign of life."""
+        return not self._has_spoken.is_set()
+
     # Starting
 
-    async def _start(self, nursery: trio.Nursery) -> None:
+    def _start(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
         begin = trio.current_time()
         with ExitStack() as ours:
             folders = [self.spec.root, *(volume.host for volume in self.spec.volumes)]
             read_only = [self.spec.root_read_only, *(volume.read_only for volume in self.spec.volumes)]
-            served = [self._serve(number, *each, ours) for number, each in enumerate(zip(folders, read_only, strict=True))]
+            served = [
+                self._serve(number, *each, ours) for number, each in enumerate(zip(folders, read_only, strict=True))
+            ]
             self._phase("virtiofsd", begin)
-            console, theirs_console = self._pair(ours)
-            channel, theirs_channel = self._pair(ours)
-            sockets = argv.Sockets(theirs_console, theirs_channel, served[0], tuple(served[1:]))
+            console, channel = ours.enter_context(self._theirs_console), ours.enter_context(self._theirs_channel)
+            sockets = argv.Sockets(console.fileno(), channel.fileno(), served[0], tuple(served[1:]))
             self._start_qemu(sockets, ours)
-        self._channel = Channel(trio.SocketStream(trio.socket.from_stdlib_socket(channel)))
-        nursery.start_soon(self._keep_console, trio.SocketStream(trio.socket.from_stdlib_socket(console)))
+        nursery.start_soon(self._keep_console)
         nursery.start_soon(self._converse)
         for child in self._children:
-            nursery.start_soon(child.keep_log)
             nursery.start_soon(self._watch, child)
 
     def _phase(self, name: str, begin: float) -> None:
@@ -144,14 +162,8 @@ class Machine:
         self.timings[name] = seconds
         self._on_phase(name, seconds)
 
-    def _pair(self, ours: ExitStack) -> tuple[socket.socket, int]:
-        """A socket for us and the descriptor that QEMU inherits."""
-        mine, theirs = socket.socketpair()
-        ours.enter_context(theirs)
-        return mine, theirs.fileno()
-
     def _serve(self, number: int, folder: Path, read_only: bool, ours: ExitStack) -> int:
-        """Start the virtiofsd of one folder; return a connection to it, for QEMU. Its socket is in no directory for long."""
+        """Start the virtiofsd of one folder; return a connection to it, for QEMU. Its socket has no name for long."""
         listener = ours.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         connection = ours.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -189,19 +201,21 @@ class Machine:
         with open(self.directory / "argv", "a") as file:
             file.write(" ".join(command) + "\n")
         try:
-            self._children.append(Child(name, command, log, pass_fds))
+            child = Child(name, command, log, pass_fds)
+            self._children.append(child)
+            self._nursery.start_soon(child.keep_log)
         except OSError as error:
             raise VmError(f"{name} could not be started: {error.strerror}") from None
 
     # Watching
 
-    async def _keep_console(self, stream: trio.SocketStream) -> None:
+    async def _keep_console(self) -> None:
         log = BoundedFile(self.console, limits.console_bytes_max)
         try:
-            async for data in stream:
+            async for data in self._console_stream:
                 self._has_spoken.set()
                 log.write(bytes(data))
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
         finally:
             log.close()
@@ -218,9 +232,7 @@ class Machine:
     async def _watch(self, child: Child) -> None:
         await child.wait()
         if not self._is_leaving:
-            # They end one after the other; who began it is who knows why.
-            with trio.move_on_after(0.2):
-                await trio.sleep_forever()
+            await trio.sleep(limits.blame_seconds)
             self._die(self._cause())
         self.ended.set()
 
@@ -248,15 +260,10 @@ class Machine:
     async def _hear_first_word(self, begin: float) -> None:
         """Raises BootTimeout: under KVM without any sign of life soon, or if there is no agent after a long time."""
         if self.engine == "kvm":
-            with trio.move_on_after(limits.sign_of_life_seconds):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._hear_anything, nursery.cancel_scope)
-                    await self._has_spoken.wait()
-                    nursery.cancel_scope.cancel()
-            if not self._has_spoken.is_set():
-                raise BootTimeout(f"under KVM the guest gave no sign of life in {limits.sign_of_life_seconds:.0f} seconds")
+            await self._hear_anything()
         with trio.move_on_after(limits.boot_seconds):
             in_kernel = await self._channel.hello()
+            self._has_spoken.set()
             self._note_phase("firmware", max(0.0, trio.current_time() - begin - in_kernel))
             self._note_phase("kernel", in_kernel)
             ready = trio.current_time()
@@ -270,10 +277,24 @@ class Machine:
             f"the guest was not up after {limits.boot_seconds:.0f} seconds" + (f"; console: {said}" if said else "")
         )
 
-    async def _hear_anything(self, scope: trio.CancelScope) -> None:
-        with suppress(VmError):
-            await self._channel.hello()
-        self._has_spoken.set()
+    async def _hear_anything(self) -> None:
+        """Wait for the first byte of any kind. Raises BootTimeout if there is none, MachineDied."""
+
+        async def hear_agent() -> None:
+            with suppress(VmError):
+                await self._channel.hello()
+            nursery.cancel_scope.cancel()
+
+        async def hear_console() -> None:
+            await self._has_spoken.wait()
+            nursery.cancel_scope.cancel()
+
+        with trio.move_on_after(limits.sign_of_life_seconds) as patience:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hear_agent)
+                nursery.start_soon(hear_console)
+        if patience.cancelled_caught:
+            raise BootTimeout(f"under KVM the guest gave no sign of life in {limits.sign_of_life_seconds:.0f} seconds")
 
     # Ending
 
@@ -285,10 +306,16 @@ class Machine:
                 await child.wait_for_all(patience)
                 await child.end()
                 patience = limits.end_seconds
-            if hasattr(self, "_channel"):
-                self._channel.fail(MachineDied(self.died or "the machine is gone"))
-                await self._channel.close()
+            self._channel.fail(MachineDied(self.died or "the machine is gone"))
+            await self._channel.close()
+            await trio.aclose_forcefully(self._console_stream)
         self.ended.set()
+
+
+def _pair() -> tuple[trio.SocketStream, socket.socket]:
+    """A stream for us, and the socket that QEMU inherits."""
+    ours, theirs = socket.socketpair()
+    return trio.SocketStream(trio.socket.from_stdlib_socket(ours)), theirs
 
 
 def _first(group: BaseException) -> BaseException:
@@ -307,8 +334,7 @@ async def booted(
     Call it in a thread that outlives the block: the processes are killed with it.
     """
     begin = trio.current_time()
-    plan = await trio.to_thread.run_sync(_plan, spec, cache)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    plan = await trio.to_thread.run_sync(_prepare, spec, directory, cache)
     planned = trio.current_time() - begin
     on_phase("plan", planned)
     notes: list[str] = []
@@ -320,7 +346,7 @@ async def booted(
         async with trio.open_nursery() as nursery:
             try:
                 started = trio.current_time()
-                await machine._start(nursery)
+                machine._start(nursery)
                 await machine._hear_first_word(started)
                 yield machine
             except BaseException as caught:
@@ -328,7 +354,7 @@ async def booted(
             finally:
                 await machine._end(0)
                 nursery.cancel_scope.cancel()
-        if not (isinstance(error, BootTimeout) and plan.engine == "kvm" and spec.engine == "auto"):
+        if not (machine.is_mute and isinstance(error, VmError) and plan.engine == "kvm" and spec.engine == "auto"):
             break
         plan = await trio.to_thread.run_sync(partial(_fall_back, spec, cache, plan, str(error)))
         notes = machine.notes
@@ -337,7 +363,7 @@ async def booted(
 
 
 def _fall_back(spec: MachineSpec, cache: Path, plan: _Plan, why: str) -> _Plan:
-    """From KVM to emulation, and for every machine until the host boots again."""
+    """From KVM to emulation, for every machine until the host boots again: the probe was wrong."""
     engine.remember(cache, engine.Verdict(engine.this_boot(), why))
     note = f"{why}; the machine is emulated, which is slower"
     return _with_kernel(spec, cache, _Plan(plan.qemu, plan.virtiofsd, "tcg", note, plan.kernel, plan.initramfs))

@@ -13,7 +13,12 @@ from .errors import NoEngine, NotRoot, NoVirtiofsd, VmError
 Flavour = Literal["c", "rust"]
 
 # Not on PATH: Debian 12 has QEMU's own in C, later ones and others the one in Rust.
-_VIRTIOFSD_PLACES = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/qemu/virtiofsd")
+_VIRTIOFSD_PLACES = (
+    "/usr/libexec/virtiofsd",
+    "/usr/lib/virtiofsd",
+    "/usr/lib/qemu/virtiofsd",
+    "/usr/libexec/qemu/virtiofsd",
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,9 @@ def find_qemu() -> str:
     """Return QEMU's path. Raises NoEngine."""
     found = shutil.which("qemu-system-x86_64")
     if not found:
-        raise NoEngine("QEMU is not installed: run 'apt-get install qemu-system-x86' (qemu-system-x86_64 is not on PATH)")
+        raise NoEngine(
+            "QEMU is not installed: run 'apt-get install qemu-system-x86' (qemu-system-x86_64 is not on PATH)"
+        )
     return found
 
 
@@ -38,7 +45,9 @@ def find_virtiofsd() -> Virtiofsd:
     for path in [*([on_path] if on_path else []), *_VIRTIOFSD_PLACES]:
         if os.access(path, os.X_OK):
             return Virtiofsd(path, _flavour(path))
-    raise NoVirtiofsd("virtiofsd is not installed: run 'apt-get install qemu-system-common' (Debian 12), or 'virtiofsd'")
+    raise NoVirtiofsd(
+        "virtiofsd is not installed: run 'apt-get install qemu-system-common' (Debian 12), or 'virtiofsd'"
+    )
 
 
 def _flavour(path: str) -> Flavour:

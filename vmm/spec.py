@@ -90,6 +90,8 @@ class MachineSpec:
 
     def __post_init__(self) -> None:
         _check_host_path(self.root, "the root")
+        if os.path.normpath(self.root) == "/":
+            raise BadSpec("the host's own / cannot be a machine's root")
         if self.kernel is not None:
             _check_host_path(self.kernel, "the kernel")
         self._check_size()
@@ -162,7 +164,7 @@ class Command:
             )
 
     def strings(self) -> list[bytes]:
-        """Return all that a program is started with, as the protocol sends it: arguments, variables, directory, user."""
+        """Return what a program is started with, as the protocol sends it: arguments, variables, directory, user."""
         texts = [*self.argv, *(f"{name}={value}" for name, value in self.env), self.workdir, self.user or ""]
         return [os.fsencode(text) for text in texts]
 

@@ -420,10 +420,13 @@ static void handle_command(uint32_t id, uint32_t kind, const uint8_t *payload, s
 
 /* Read what there is and act on every whole frame. */
 static void hear_host(void) {
-    ssize_t got = read(port, input + input_size, sizeof input - input_size);
-    if (got < 0 && (errno == EINTR || errno == EAGAIN)) return;
-    if (got <= 0) { port = -1; die("the host is gone"); }
-    input_size += got;
+    while (input_size < sizeof input) { /* the port gives at most a page at a time */
+        ssize_t got = read(port, input + input_size, sizeof input - input_size);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EAGAIN) break;
+        if (got <= 0) { port = -1; die("the host is gone"); }
+        input_size += got;
+    }
     size_t at = 0;
     while (input_size - at >= HEADER) {
         size_t size = get32(input + at);
@@ -541,6 +544,7 @@ int main(int argc, char **argv) {
         if (argc != 2) return 2;
         port = atoi(argv[1]);
         fcntl(port, F_SETFD, FD_CLOEXEC);
+        fcntl(port, F_SETFL, O_NONBLOCK);
     }
     uint64_t up = uptime_ns();
     put32(output + HEADER, PROTOCOL_VERSION);
