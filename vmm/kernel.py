@@ -153,7 +153,7 @@ def unpack(payload: bytes) -> bytes | None:
 
 
 def _unpack_lz4(data: bytes, most: int) -> bytes:
-    """The old lz4 format: blocks of at most 8 MiB, each after its length. The kernel's length at the end is no block."""
+    """The old lz4 format: blocks of at most 8 MiB, each after its length. The last length is the kernel's."""
     whole = bytearray()
     at = 0
     while at + 8 <= len(data):
