@@ -52,10 +52,12 @@ _monofs() {
             case "$verb $word" in
                 *' --store' | @VALUED@) expect=$word ;;
             esac
-        elif [[ $verb ]]; then
-            position+=1
-        else
+        elif [[ ! $verb ]]; then
             verb=$word
+        elif [[ ' @FAMILIES@ ' == *" $verb "* ]]; then
+            verb+=" $word"
+        else
+            position+=1
         fi
     done
     if [[ $expect ]]; then
@@ -134,19 +136,35 @@ def bash(grammars: list[Grammar]) -> str:
     return _filled(
         _BASH,
         VALUED=" | ".join(f"'{pattern}'" for pattern, _ in values),
-        VERBS=" ".join(g.verb for g in grammars),
+        VERBS=" ".join(_first_words(grammars)),
+        FAMILIES=" ".join(_families(grammars)),
         STORED=" | ".join(STORED),
-        OPTIONS=_cases((g.verb, " ".join(name for o in g.options for name in o.names)) for g in grammars),
+        OPTIONS=_cases((shlex.quote(g.verb), " ".join(name for o in g.options for name in o.names)) for g in grammars),
         VALUES=_cases((shlex.quote(pattern), _bash_kind(value)) for pattern, value in values),
         POSITIONALS=_cases(_bash_positionals(grammars)),
     )
 
 
 def _bash_positionals(grammars: list[Grammar]) -> Iterator[tuple[str, str]]:
+    for family, members in _families(grammars).items():
+        yield f"'{family} 0'", " ".join(["words", *(g.verb.partition(" ")[2] for g in members)])
     for g in grammars:
         for index, value in enumerate(g.positionals):
             last = g.repeats and index == len(g.positionals) - 1
             yield (f"'{g.verb} '*" if last else f"'{g.verb} {index}'"), _bash_kind(value)
+
+
+def _first_words(grammars: list[Grammar]) -> list[str]:
+    return list(dict.fromkeys(g.verb.partition(" ")[0] for g in grammars))
+
+
+def _families(grammars: list[Grammar]) -> dict[str, list[Grammar]]:
+    """Return the first words that a second follows, each with its verbs."""
+    found: dict[str, list[Grammar]] = {}
+    for g in grammars:
+        if " " in g.verb:
+            found.setdefault(g.verb.partition(" ")[0], []).append(g)
+    return found
 
 
 def _bash_kind(value: Value) -> str:
@@ -197,6 +215,9 @@ _monofs() {
             ;;
         argument)
             case $words[1] in
+@FAMILIES@
+            esac
+            case $words[1] in
 @ARGUMENTS@
             esac
             ;;
@@ -214,8 +235,34 @@ fi
 def zsh(grammars: list[Grammar]) -> str:
     return _filled(
         _ZSH,
-        COMMANDS="\n".join(f"                {shlex.quote(f'{g.verb}:{g.summary}')}" for g in grammars),
+        COMMANDS="\n".join(_zsh_commands(grammars)),
+        FAMILIES="\n".join(_zsh_family(name, members) for name, members in _families(grammars).items()),
         ARGUMENTS="\n".join(map(_zsh_arguments, grammars)),
+    )
+
+
+def _zsh_commands(grammars: list[Grammar]) -> Iterator[str]:
+    summaries = {g.verb: g.summary for g in grammars}
+    for word in _first_words(grammars):
+        about = summaries.get(word, f"'monofs {word}' lists its commands")
+        yield f"                {shlex.quote(f'{word}:{about}')}"
+
+
+def _zsh_family(name: str, members: list[Grammar]) -> str:
+    commands = " ".join(shlex.quote(f"{g.verb.partition(' ')[2]}:{g.summary}") for g in members)
+    return "\n".join(
+        " " * 16 + line
+        for line in (
+            f"{name})",
+            "    if (( CURRENT == 2 )); then",
+            f"        local -a members=({commands})",
+            "        _describe command members",
+            "        return",
+            "    fi",
+            '    words=("$words[1] $words[2]" "${(@)words[3,-1]}")',
+            "    (( CURRENT-- ))",
+            "    ;;",
+        )
     )
 
 
@@ -225,7 +272,8 @@ def _zsh_arguments(g: Grammar) -> str:
         last = g.repeats and index == len(g.positionals) - 1
         specs.append(f"{'*' if last else index + 1}:{_zsh_kind(value)}")
     lines = " \\\n".join(f"                        {shlex.quote(spec)}" for spec in specs)
-    return f"                {g.verb})\n                    _arguments -s -S \\\n{lines}\n                    ;;"
+    pattern = shlex.quote(g.verb)
+    return f"                {pattern})\n                    _arguments -s -S \\\n{lines}\n                    ;;"
 
 
 def _zsh_option(option: Option) -> Iterator[str]:
@@ -264,6 +312,8 @@ function __monofs_words
         else if string match -q -- '-*' $word
             contains -- "$word" --store; and set expect $word
             contains -- "$verb $word" @VALUED@; and set expect $word
+        else if contains -- "$verb" @FAMILIES@
+            set verb "$verb $word"
         else if set -q verb[1]
             set position (math $position + 1)
         else
@@ -300,9 +350,21 @@ def fish(grammars: list[Grammar]) -> str:
         VALUED=" ".join(
             f"'{g.verb} {name}'" for g in grammars for o in g.options if o.value is not None for name in o.names
         ),
-        COMMANDS="\n".join(_fish_line('__monofs_at ""', f"-a {g.verb}", g.summary) for g in grammars),
+        FAMILIES=" ".join(_families(grammars)) or "''",
+        COMMANDS="\n".join(_fish_commands(grammars)),
         ARGUMENTS="\n".join(line for g in grammars for line in _fish_arguments(g)),
     )
+
+
+def _fish_commands(grammars: list[Grammar]) -> Iterator[str]:
+    for g in grammars:
+        first, _, second = g.verb.partition(" ")
+        if second:
+            yield _fish_line(f"__monofs_at {first}", f"-a {second}", g.summary)
+        else:
+            yield _fish_line('__monofs_at ""', f"-a {first}", g.summary)
+    for family in _families(grammars):
+        yield _fish_line('__monofs_at ""', f"-a {family}", f"see monofs {family} --help")
 
 
 def _fish_arguments(g: Grammar) -> Iterator[str]:
@@ -311,11 +373,11 @@ def _fish_arguments(g: Grammar) -> Iterator[str]:
             continue
         names = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in option.names)
         value = "" if option.value is None else " " + _fish_kind(option.value)
-        yield _fish_line(f"__monofs_at {g.verb}", names + value, option.help)
+        yield _fish_line(f'__monofs_at "{g.verb}"', names + value, option.help)
     for index, kind in enumerate(g.positionals):
         last = g.repeats and index == len(g.positionals) - 1
         if kind != "word":
-            yield _fish_line(f"__monofs_at {g.verb} {'-ge' if last else '-eq'} {index}", _fish_kind(kind), "")
+            yield _fish_line(f'__monofs_at "{g.verb}" {"-ge" if last else "-eq"} {index}', _fish_kind(kind), "")
 
 
 def _fish_kind(value: Value) -> str:

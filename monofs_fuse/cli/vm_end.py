@@ -137,7 +137,7 @@ def rm(args: Args) -> int:
 
     Examples:
       monofs vm rm web
-      monofs vm ps -a --json | jq -r '.[] | select(.ended) | .id' | xargs monofs vm rm
+      monofs vm rm $(monofs vm ps -a --json | jq -r '.[]|select(.ended).id')
     """
     return explained(partial(_rm, args))
 

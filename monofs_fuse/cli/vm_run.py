@@ -67,10 +67,10 @@ def run(args: Args) -> int:
 
     Examples:
       monofs vm run debian -- cat /etc/os-release
-      tar -c src | monofs vm run debian --keep built -- sh -c 'tar -x && make -C src'
+      tar -c src | monofs vm run debian --keep built -- sh -c 'tar -x; make -C src'
       monofs vm run -i -t debian
       monofs vm run ~/mnt --memory 2G --cpus 2 --timeout 600 -- make test
-      id=$(monofs vm run --detach --net user --publish 8080:80 site -- httpd -f)
+      monofs vm run --detach --net user --publish 8080:80 site -- httpd -f
 
     Exit codes: the command's own; 124 the time limit was reached; 125 monofs itself failed, explained in one
     line on stderr; 126 and 127 the command cannot be run or is not there, as in a shell.

@@ -190,12 +190,12 @@ class Started:
         self._process = subprocess.Popen([sys.executable, "-c", first + _STARTED], stdin=pipe, stdout=pipe, cwd=ROOT)
         atexit.register(self._end)
 
-    def ask(self, request: dict[str, Any]) -> int:
+    def ask(self, request: dict[str, Any], seconds: float = SECONDS_MAX) -> int:
         """Run a command; returns its exit code."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
-        answered, _, _ = select.select([self._process.stdout], [], [], SECONDS_MAX)
+        answered, _, _ = select.select([self._process.stdout], [], [], seconds)
         assert answered, f"no end of {request['argv']}"
         return int(self._process.stdout.readline())
 

@@ -13,6 +13,7 @@ import pytest
 
 from monofs_fuse.cli import verbs
 from tests.fuse.cli_command import SECONDS_MAX, Monofs, plant
+from vmm.state import Row, State
 
 SHELLS = ("bash", "zsh", "fish")
 ALL = "\x1b*"  # bash: put in all that could follow
@@ -27,6 +28,8 @@ def monofs(tmp_path_factory: pytest.TempPathFactory) -> Monofs:
         monofs.ok("import", str(tree), "--name", name)
     plant(tree, {"one more": b"1"})
     monofs.ok("import", str(tree))
+    with State(monofs.store / "vm") as state:
+        state.add(Row("0123456789ab", "docs", "/nowhere", {}, {}, name="web"))
     return monofs
 
 
@@ -78,7 +81,7 @@ def test_script_knows_every_verb_and_option(monofs: Monofs, shell: str) -> None:
     script = monofs.ok("completion", shell).text
     assert "@" not in script.replace("$@", "").replace("[@]", "").replace("(@", "").replace("{@", "")
     for verb in verbs.ALL:
-        assert verb.name in script
+        assert all(word in script for word in verb.name.split())
     for option in ("read-only", "foreground", "lazy", "force", "repair", "update", "strict"):
         assert option in script
 
@@ -108,6 +111,10 @@ def test_unknown_shell_is_wrong_usage(monofs: Monofs) -> None:
         ("monofs --store={directory}/none ls docs-\t", "monofs --store={directory}/none ls docs-"),
         ("monofs --store {directory}/store forget docs-\t", "monofs --store {directory}/store forget docs-old"),
         ("monofs name ne\t", "monofs name ne"),
+        ("monofs vm ru\t", "monofs vm run"),
+        ("monofs vm run --det\t", "monofs vm run --detach"),
+        ("monofs vm run --net us\t docs-\t", "monofs vm run --net user docs-old"),
+        ("monofs vm stop we\t", "monofs vm stop web"),
     ],
 )
 def test_bash_completes(monofs: Monofs, typed: str, completed: str) -> None:
@@ -147,6 +154,11 @@ def test_fish_completes(monofs: Monofs, tmp_path: Path) -> None:
     assert offered("monofs ls docs/deep/") == ["docs/deep/er/", "docs/deep/y"]
     assert offered("monofs diff docs docs-") == ["docs-old"]
     assert offered("monofs init --hash sh") == ["sha2-256"]
+    assert offered("monofs v") == ["vm"]
+    assert offered("monofs vm ru") == ["run"]
+    assert offered("monofs vm run --det") == ["--detach"]
+    assert offered("monofs vm run --net user docs-") == ["docs-old"]
+    assert offered("monofs vm stop we") == ["web"]
     assert offered("monofs --store /nowhere ls doc") == []
 
 
@@ -160,6 +172,9 @@ def test_zsh_completes(monofs: Monofs) -> None:
     assert completed("monofs ls -l docs/dee\t") == "monofs ls -l docs/deep/"
     assert completed("monofs mount --read\t") == "monofs mount --read-only"
     assert completed("monofs diff docs docs-\t") == "monofs diff docs docs-old"
+    assert completed("monofs vm ru\t") == "monofs vm run"
+    assert completed("monofs vm run --det\t") == "monofs vm run --detach"
+    assert completed("monofs vm stop we\t") == "monofs vm stop web"
 
 
 # A shell on a terminal

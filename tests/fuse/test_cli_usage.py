@@ -49,7 +49,7 @@ def test_help_names_every_command_on_a_line_of_its_own(monofs: Monofs) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_explains_itself(monofs: Monofs, name: str) -> None:
-    text = monofs.ok(name, "--help").text
+    text = monofs.ok(*name.split(), "--help").text
     assert max(map(len, text.splitlines())) <= 80
     assert "Examples:" in text and f"monofs {name}" in text
     assert "Exit codes:" in text

@@ -22,7 +22,7 @@ from tests.suites.machine import until, wait_gone
 
 FAKE = (sys.executable, os.fspath(ROOT / "tests/vm/fake_machine.py"))
 REAL = (PROGRAM,)
-SECONDS_MAX = 120
+SECONDS_MAX = 300
 
 
 @dataclass
@@ -65,7 +65,9 @@ class Host:
         first = "from tests.vm import fake_machine; fake_machine.install()\n" if self.program == FAKE else ""
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
             paths = {"out": out.name, "err": err.name, "cwd": str(self.directory)}
-            code = started(first + "import pyfuse3, trio\n").ask({"argv": args, "env": env, "user": None, **paths})
+            code = started(first + "import pyfuse3, trio\n").ask(
+                {"argv": args, "env": env, "user": None, **paths}, SECONDS_MAX
+            )
             return Result(code, out.read(), err.read().decode(errors="replace"))
 
     def ok(self, *args: str, **options: Any) -> Result:
@@ -203,6 +205,12 @@ class Terminal:
             self.seen += os.read(self.master, 65536)
         before, _, self.seen = self.seen.partition(word)
         return before
+
+    def client(self) -> int:
+        """Return the pid of the command: the child of `setsid --wait`, or, if that did not need one, itself."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else pid
 
     def code(self) -> int:
         return self.process.wait(SECONDS_MAX)

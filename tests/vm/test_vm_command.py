@@ -173,7 +173,7 @@ def test_a_terminal(host: Host) -> None:
         assert b"30 100" in screen.expect(b"here xterm")
         assert termios.tcgetattr(screen.slave) != before, "it is raw"
         screen.resize(40, 120)
-        os.kill(client_of(screen.process.pid), signal.SIGWINCH)
+        os.kill(screen.client(), signal.SIGWINCH)
         screen.type(b"while [ \"$(stty size)\" != '40 120' ]; do sleep 0.05; done; echo lar''ge\n")
         screen.expect(b"large")
         screen.type(b"sh -c 'trap \"echo int''errupted; exit\" INT; echo wai''ting; while :; do sleep 0.05; done'\n")
@@ -186,12 +186,6 @@ def test_a_terminal(host: Host) -> None:
         assert termios.tcgetattr(screen.slave) == before
 
 
-def client_of(setsid: int) -> int:
-    """Return the child of `setsid --wait`; if that did not need one, itself."""
-    children = Path(f"/proc/{setsid}/task/{setsid}/children").read_text().split()
-    return int(children[0]) if children else setsid
-
-
 @pytest.mark.parametrize("how", ["SIGTERM", "supervisor"])
 def test_the_terminal_is_as_it_was_whatever_happens(host: Host, how: str) -> None:
     with terminal(host, "vm", "run", "-i", "-t", "t", "--", "sh") as screen:
@@ -202,7 +196,7 @@ def test_the_terminal_is_as_it_was_whatever_happens(host: Host, how: str) -> Non
         if how == "SIGTERM":
             screen.type(b"exec sleep 100\n")
             screen.expect(b"100")
-            os.kill(client_of(screen.process.pid), signal.SIGTERM)
+            os.kill(screen.client(), signal.SIGTERM)
         else:
             kill(row["supervisor"][0])
         assert screen.code() in (143, 125)
