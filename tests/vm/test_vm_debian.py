@@ -207,7 +207,14 @@ def test_cp(host: Host, box: str) -> None:
 
 
 # What differs in a guest, and why. Everything else must be as on the host.
-DIFFERENCES: dict[str, str] = {}
+_TRUSTED = "trusted.* attributes need CAP_SYS_ADMIN on the host, which virtiofsd has given up"
+DIFFERENCES = {
+    "xattrs_come_and_go": _TRUSTED,
+    "user_xattrs_are_for_files_and_directories": _TRUSTED,
+    "xattrs_have_permissions": _TRUSTED,
+    "setuid_is_cleared_by_a_write": "virtiofsd writes with the privileges of root, and is not told to clear the bits",
+}
+SOMETIMES = {"utimes_now_and_omit": "'now' is the host's; the clock of a guest that is emulated is some ms beside it"}
 
 
 def test_posix(host: Host, box: str) -> None:
@@ -222,13 +229,13 @@ def test_posix(host: Host, box: str) -> None:
     options = ["--env", "PYTHONPATH=/mnt/suite", "--env", "PYTHONDONTWRITEBYTECODE=1"]
     there = inside(host, "python3 -m tests.suites.posix /posix-guest", *options)
     failed = {where: failures(said) for where, said in (("host", here), ("guest", there))}
-    assert here.count(b"\n") == there.count(b"\n") > 100
+    assert here.count(b'{"case"') == there.count(b'{"case"') > 90
     assert failed["host"] == {}
-    assert failed["guest"].keys() == DIFFERENCES.keys(), "\n".join(failed["guest"].values())
+    assert failed["guest"].keys() - SOMETIMES.keys() == DIFFERENCES.keys(), "\n".join(failed["guest"].values())
 
 
 def failures(said: bytes) -> dict[str, str]:
-    docs = [json.loads(line) for line in said.splitlines()]
+    docs = [json.loads(line) for line in said.splitlines() if line.startswith(b"{")]
     return {doc["case"]: f"{doc['case']}: {doc['error']}" for doc in docs if doc["error"]}
 
 
@@ -259,14 +266,14 @@ def test_a_time_limit_and_shared_blocks(host: Host) -> None:
 def stored(host: Host) -> int:
     repository = Repository.open(host.store)
     try:
-        return repository.store.usage().stored_bytes
+        return repository.store.usage().stored
     finally:
         repository.close()
 
 
 @pytest.mark.parametrize("victim", ["qemu", "virtiofsd", "mount", "client"])
 def test_kill(host: Host, victim: str) -> None:
-    script = "echo saved > f; sync; echo ready; sleep 1000"
+    script = "echo saved > f; sync f; echo ready; sleep 1000"
     process = host.popen("vm", "run", "debian", "--", "sh", "-c", script)
     wait_for_line(process, b"ready")
     (row,) = [row for row in host.machines(living=True) if row["name"] is None]
@@ -277,7 +284,7 @@ def test_kill(host: Host, victim: str) -> None:
     until(lambda: host.ok("vm", "inspect", row["id"]).json["status"] not in ("starting", "running", "stopping"), 60)
     if victim != "client":
         assert process.returncode == 125
-        words = {"qemu": "QEMU", "virtiofsd": "virtiofsd", "mount": "mounted is gone"}
+        words = {"qemu": "qemu", "virtiofsd": "virtiofsd", "mount": "mounted is gone"}
         assert any(line.startswith("monofs: ") and words[victim] in line for line in err.decode().splitlines()), err
     row = host.ok("vm", "inspect", row["id"]).json
     assert host.read(row["result"], "f") == b"saved\n"
