@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -33,11 +34,8 @@ def fork_name(target: str, id: str) -> str:
     """Return the name that a machine's fork gets: it tells where it came from, and is nobody else's."""
     from store import cid
 
-    return (
-        f"vm-{id}"
-        if cid.looks_like(target.partition("/")[0])
-        else f"{target.strip('/').replace('/', '-')[:150]}-vm-{id}"
-    )
+    stem = re.sub(r"[^A-Za-z0-9._:+-]+", "-", target)[:150].strip("-._:+")
+    return f"vm-{id}" if not stem or cid.looks_like(target.partition("/")[0]) else f"{stem}-vm-{id}"
 
 
 class Tenancy:

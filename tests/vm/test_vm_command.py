@@ -361,8 +361,9 @@ def test_discard_and_read_only(host: Host) -> None:
     host.assert_clean()
 
 
-def test_a_path_in_a_tree(host: Host) -> None:
-    assert host.ok("vm", "run", "t/dir", "--", "ls").out == b"g\n"
+@pytest.mark.parametrize("target", ["t/dir", "t~0/dir", "t/dir/"])
+def test_a_path_in_a_tree_and_a_version(host: Host, target: str) -> None:
+    assert host.ok("vm", "run", target, "--", "ls").out == b"g\n"
 
 
 def test_a_mount_is_used_as_it_is(host: Host) -> None:
