@@ -530,11 +530,11 @@ import sys
 from pathlib import Path
 from unittest import mock
 from monofs_fuse import mounts
-from store import errors, limits, repository
+from store import errors, limits, lmdb_store
 
 fault = Path(sys.argv[3])
 
-class FaultyStore(repository.LmdbStore):
+class FaultyStore(lmdb_store.LmdbStore):
     def apply(self, change):
         if fault.exists():
             error, calls = fault.read_text().split()
@@ -544,7 +544,7 @@ class FaultyStore(repository.LmdbStore):
                 raise getattr(errors, error)("says the test")
         return super().apply(change)
 
-repository.LmdbStore = FaultyStore
+lmdb_store.LmdbStore = FaultyStore
 limits.batch_bytes_max = 200_000
 mounts.start(Path(sys.argv[1]), "t", sys.argv[2], foreground=True)
 """
