@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tools.benchmarks import report, rows_read, rows_scale, rows_store, rows_versions, rows_write
+from tools.benchmarks import report, rows_read, rows_scale, rows_store, rows_versions, rows_vm, rows_write
 from tools.benchmarks.bench import Bench, Row, Scale
 
 GROUPS: dict[str, tuple[Row, ...]] = {
@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
     "more": (*rows_read.MORE, *rows_store.MORE),
     "scale": rows_scale.ROWS,
     "versions": rows_versions.ROWS,
+    "vm": rows_vm.ROWS,
 }
 _DEFAULT = ("mount", "import", "more")
 
