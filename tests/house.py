@@ -79,6 +79,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"{len(skipped)} TESTS DID NOT RUN: 'tools/test -rs' says why", red=True)
 
 
+def pytest_configure() -> None:
+    """A run in the background of a script would have Ctrl-C ignored, by all that it starts too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _other_users_get_in(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.getbasetemp()
