@@ -45,6 +45,9 @@ def _stamped() -> int:
     return os.memfd_create("clock")
 
 
+os.register_at_fork(after_in_child=_stamped.cache_clear)  # a daemon closes all that its parent had open
+
+
 def set_mode(tree: Tree, inode: Inode, mode: int) -> None:
     inode.mode = mode & 0o7777
     if inode.xattrs and (value := xattrs(tree, inode).get(acl.ACCESS)) is not None:
