@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -23,7 +22,7 @@ from monofs_fuse.errors import Errno
 from monofs_fuse.inodes import PAST, Directory, Inode, past_number, tree_number
 from monofs_fuse.worktree import Listed, Worktree
 from store import cid as cids
-from store import history, version
+from store import history, revision, version
 from store.cache import Cache
 from store.cid import Cid
 from store.entry import Entry
@@ -187,14 +186,9 @@ def _parsed(name: bytes) -> Cid | None:
 
 def _by_time(versions: Iterator[tuple[int, Cid]]) -> dict[bytes, Cid]:
     """Return trees by the second they were made in (UTC); those that share it with others by the nanosecond."""
-    found = [(_moment(when), tree) for when, tree in versions]
+    found = [(revision.moment(when), tree) for when, tree in versions]
     alike = Counter(text[:19] for text, _ in found)
     names: dict[bytes, Cid] = {}
     for text, tree in found:
         names.setdefault((text if alike[text[:19]] > 1 else text[:19] + "Z").encode(), tree)
     return names
-
-
-def _moment(ns: int) -> str:
-    seconds, rest = divmod(ns, 10**9)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"

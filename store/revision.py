@@ -98,6 +98,12 @@ def _as_of(source: Nodes, start: Cid, text: str) -> tuple[Cid, Version]:
     raise NotFound(f"no version of {_short(start)} is as old as '{printable(text.encode())}': the first is of {since}")
 
 
+def moment(ns: int) -> str:
+    """Return a time in ns since 1970 as ISO 8601 in UTC."""
+    seconds, rest = divmod(ns, 10**9)
+    return clock.strftime("%Y-%m-%dT%H:%M:%S", clock.gmtime(seconds)) + f".{rest:09d}Z"
+
+
 def parse_time(text: str, now: Callable[[], float] = clock.time) -> int:
     """Return ns since 1970 of a time such as 2026-11-22, 2026-11-22T10:30, 2 hours ago, yesterday. Raises NotFound.
 

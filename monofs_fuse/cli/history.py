@@ -10,7 +10,6 @@ from typing import Any
 
 from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, opened
-from monofs_fuse.cli.listing import moment
 from store import diff as diffs
 from store import directory, history, version
 from store.batch import Nodes
@@ -18,6 +17,7 @@ from store.cid import Cid
 from store.entry import Entry
 from store.errors import NotFound, WrongKind
 from store.repository import Repository, Target
+from store.revision import moment
 from store.version import Version
 
 _SHOWN_CHARS = 16  # of a CID in a list; a beginning names a version as long as it is unique

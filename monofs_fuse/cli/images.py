@@ -12,7 +12,6 @@ from typing import Any, Final
 from monofs_fuse.cli import bars, output
 from monofs_fuse.cli.arguments import Args, Parser, opened
 from monofs_fuse.cli.keep import collected, freed
-from monofs_fuse.cli.listing import moment
 from monofs_fuse.cli.pulling import described, layer_history, warn
 from store import version
 from store.blocks import Change
@@ -22,6 +21,7 @@ from store.oci.errors import BadImage
 from store.oci.images import Image, Record
 from store.oci.reference import Reference
 from store.repository import Repository
+from store.revision import moment
 
 # images
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import Args, Parser, opened
-from monofs_fuse.cli.listing import moment
 from store import cid as cids
 from store import directory, limits, version
 from store.batch import Batch
@@ -16,6 +15,7 @@ from store.cid import Cid
 from store.errors import NotFound, StoreError
 from store.names import Name
 from store.repository import Repository, Target
+from store.revision import moment
 
 # names
 

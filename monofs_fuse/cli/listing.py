@@ -14,6 +14,7 @@ from store import directory
 from store.batch import Nodes
 from store.cid import Cid
 from store.entry import Entry
+from store.revision import moment
 
 Row = tuple[bytes, Entry]
 
@@ -98,12 +99,6 @@ def target(entry: Entry) -> bytes:
 def links(entry: Entry) -> int:
     """Return st_nlink: a directory is named by its parent, itself and its subdirectories."""
     return 2 + entry.total[2] if entry.is_dir else entry.nlink
-
-
-def moment(ns: int) -> str:
-    """Return a time in ns as ISO 8601 in UTC."""
-    seconds, rest = divmod(ns, 10**9)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
 
 
 @cache

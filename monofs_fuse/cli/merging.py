@@ -9,7 +9,6 @@ from typing import Any
 
 from monofs_fuse.cli import diffing, output
 from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, opened
-from monofs_fuse.cli.listing import moment
 from store import conflicts as marks
 from store import directory, plan, revision, successor, version
 from store import tombstones as graves
@@ -22,6 +21,7 @@ from store.merge import STRATEGIES
 from store.names import Name
 from store.plan import Plan, Step
 from store.repository import Repository, Target
+from store.revision import moment
 from store.version import Version
 
 # merge
