@@ -29,7 +29,7 @@ SECONDS_MAX = 60  # against a hang; nothing here should take a second
 # Loads everything, then runs a command whenever it is told to, each in a fork of its own: Python's start and the
 # imports are most of the time that a command takes.
 _STARTED = """
-import grp, importlib, json, os, pkgutil, pwd, sys, time
+import encodings.idna, grp, importlib, json, os, pkgutil, pwd, sys, time  # what another user may not be able to load
 import fastcdc.fastcdc_cy, monofs_fuse.cli, store
 for package in (store, monofs_fuse.cli):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
