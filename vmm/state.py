@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from vmm import limits
-from vmm.errors import MachineNameTaken, NoMachine, StateError
+from vmm.database import Database
+from vmm.errors import MachineNameTaken, NoMachine
 from vmm.pids import Pid, boot_id
 
 LIVING: Final = ("starting", "running", "stopping")
@@ -111,65 +106,24 @@ _JSON: Final = frozenset(("spec", "command", "supervisor", "pids", "timings"))
 _FLAGS: Final = frozenset(("discard", "mounted", "remove"))
 
 
-class State:
-    """Open for one process; never carry it across a fork."""
+class State(Database):
+    """The list of machines."""
 
     def __init__(self, directory: Path, *, create: bool = True) -> None:
         """Open the state in `directory`, made if it is not there, or else taken as empty. Raises StateError."""
-        self._path = path_in(directory)
-        if not create and not self._path.exists():
-            directory, self._path = Path("/"), Path(":memory:")
-        else:
-            self._make(directory)
-        with self._explained():
-            self._open(directory)
-
-    def _make(self, directory: Path) -> None:
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise StateError(f"cannot keep machines in {directory}: {error.strerror}") from None
-
-    def _open(self, directory: Path) -> None:
-        self._database = sqlite3.connect(
-            self._path, timeout=limits.state_busy_seconds, isolation_level=None, check_same_thread=False
-        )
-        try:
-            self._database.row_factory = sqlite3.Row
-            if self._version() != len(_MIGRATIONS):
-                with _alone(directory):  # two that switch to WAL at once would refuse each other
-                    self._database.execute("PRAGMA journal_mode = WAL")
-                    self._migrate()
-        except BaseException:
-            self._database.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._database.close()
+        super().__init__(path_in(directory), _MIGRATIONS, "the list of machines", create=create)
 
     # Asking
 
     def all(self) -> list[Row]:
         """Return every machine, the newest first."""
-        with self._explained():
-            return list(map(_row, self._database.execute("SELECT * FROM machines ORDER BY created DESC, id")))
+        return list(map(_row, self.rows("SELECT * FROM machines ORDER BY created DESC, id")))
 
     def living(self) -> list[Row]:
         return [row for row in self.all() if row.living]
 
     def get(self, id: str) -> Row | None:
-        with self._explained():
-            found = self._database.execute("SELECT * FROM machines WHERE id = ?", (id,)).fetchone()
-        return None if found is None else _row(found)
+        return next(map(_row, self.rows("SELECT * FROM machines WHERE id = ?", (id,))), None)
 
     def find(self, text: str) -> Row:
         """Return the machine that a person means: its name, its ID or the beginning of that.
@@ -193,16 +147,13 @@ class State:
         """Enter a new machine, with this process as its supervisor. Raises MachineNameTaken."""
         row = replace(row, created=time.time(), boot=boot_id(), supervisor=Pid.current())
         values = [_value(name, getattr(row, name)) for name in _COLUMNS]
-        with self._explained():
-            try:
-                self._database.execute(
-                    f"INSERT INTO machines ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})",  # noqa: S608
-                    values,
-                )
-            except sqlite3.IntegrityError:
-                raise MachineNameTaken(
-                    f"a machine named '{row.name}' is running; choose another --name, or 'monofs vm stop {row.name}'"
-                ) from None
+        columns, marks = ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
+        try:
+            self.change(f"INSERT INTO machines ({columns}) VALUES ({marks})", values)  # noqa: S608
+        except sqlite3.IntegrityError:
+            raise MachineNameTaken(
+                f"a machine named '{row.name}' is running; choose another --name, or 'monofs vm stop {row.name}'"
+            ) from None
         return row
 
     def update(self, id: str, **changes: Any) -> None:
@@ -210,49 +161,10 @@ class State:
         assert changes.keys() <= set(_COLUMNS)
         assignments = ", ".join(f"{name} = ?" for name in changes)
         values = [_value(name, value) for name, value in changes.items()]
-        with self._explained():
-            self._database.execute(f"UPDATE machines SET {assignments} WHERE id = ?", (*values, id))  # noqa: S608
+        self.change(f"UPDATE machines SET {assignments} WHERE id = ?", (*values, id))  # noqa: S608
 
     def remove(self, id: str) -> None:
-        with self._explained():
-            self._database.execute("DELETE FROM machines WHERE id = ?", (id,))
-
-    # Inside
-
-    def _migrate(self) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            version = self._version()
-            if version > len(_MIGRATIONS):
-                raise StateError(f"{self._path} was written by a newer monofs (version {version}); use that")
-            for migration in _MIGRATIONS[version:]:
-                for statement in filter(str.strip, migration.split(";")):
-                    self._database.execute(statement)
-            self._database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-            self._database.execute("COMMIT")
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-
-    def _version(self) -> int:
-        return int(self._database.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateError(f"the list of machines in {self._path} cannot be used: {error}") from None
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        self.change("DELETE FROM machines WHERE id = ?", (id,))
 
 
 def document(row: Row) -> dict[str, Any]:
