@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,7 @@ from store.cache import Cache
 from store.chunker import Chunker
 from store.cid import BLAKE3, Algorithm, Cid
 from store.codec import Doc
+from store.importer import Imported, import_directory
 from store.memory_store import MemoryStore
 
 settings.register_profile(
@@ -200,3 +202,10 @@ def _replaced(doc: Doc, old: Cid, new: Cid) -> Doc:
         case dict():
             return {key: _replaced(value, old, new) for key, value in doc.items()}
     return new if isinstance(doc, Cid) and doc == old else doc
+
+
+def imported(path: Path) -> tuple[Cache, Imported]:
+    """Import a directory into a store in memory."""
+    batch = Batch(Cache(MemoryStore()))
+    got = import_directory(batch, path)
+    return stored(batch), got

@@ -14,15 +14,15 @@ import pytest
 from store import directory, limits
 from store import entry as entries
 from store.batch import Batch
-from store.blocks import Change
 from store.cache import Cache
 from store.cid import Cid
 from store.entry import Entry
 from store.errors import NameTaken, NoSpace, NotFound
 from store.exporter import Exported, export_directory, export_entry
-from store.importer import Imported, import_directory
+from store.importer import import_directory
 from store.memory_store import MemoryStore
 from store.version import Tree
+from tests.store.models import imported
 from tests.suites import trees
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
@@ -30,15 +30,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 
 def new_batch() -> Batch:
     return Batch(Cache(MemoryStore()))
-
-
-def stored(path: Path) -> tuple[Cache, Imported]:
-    """Import a directory into a store in memory."""
-    store = MemoryStore()
-    batch = Batch(Cache(store))
-    got = import_directory(batch, path)
-    store.apply(Change(batch.blocks))
-    return Cache(store), got
 
 
 def cid_of(path: Path) -> Cid:
@@ -54,7 +45,7 @@ def reasons(done: Exported) -> dict[bytes, str]:
 
 def test_a_nasty_tree_comes_out_as_it_went_in(ground: Path, rng: random.Random) -> None:
     trees.build(ground / "in", rng)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     done = export_directory(source, got.tree, ground / "out")
     assert done == Exported((), got.files, got.bytes)
     trees.assert_same(trees.facts(ground / "in"), trees.facts(ground / "out"))
@@ -66,7 +57,7 @@ def test_few_descriptors_are_enough(
     ground: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
     trees.build(ground / "in", rng)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     monkeypatch.setattr(limits, "open_directories_max", held)
     before = os.listdir("/proc/self/fd")
     assert export_directory(source, got.tree, ground / "out").skipped == ()
@@ -84,7 +75,7 @@ def test_an_ordinary_user_takes_his_own_tree_in_and_out(
 
     def work() -> list[object]:
         trees.build(ground / "in", rng)
-        source, got = stored(ground / "in")
+        source, got = imported(ground / "in")
         done = export_directory(source, got.tree, ground / "out")
         return [got.skipped, done.skipped, got.cid == cid_of(ground / "out")]
 
@@ -95,7 +86,7 @@ def test_an_ordinary_user_takes_his_own_tree_in_and_out(
 @as_root
 def test_an_ordinary_user_gets_all_of_a_tree_of_root_but_its_privileges(ground: Path, rng: random.Random) -> None:
     trees.build(ground / "in", rng)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     skipped = trees.as_nobody(lambda: reasons(export_directory(source, got.tree, ground / "out")))
     assert skipped == {
         b"_specials/block": "Operation not permitted",
@@ -119,7 +110,7 @@ def test_owners_are_left_alone_if_asked(ground: Path) -> None:
         (ground / "in" / name).touch()
         os.chown(ground / "in" / name, uid, uid)
         (ground / "in" / name).chmod(0o6755)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     assert export_directory(source, got.tree, ground / "out", owner=False).skipped == ()
     found = trees.facts(ground / "out")
     assert (found[b"his"].uid, found[b"his"].gid) == (0, 0)
@@ -130,7 +121,7 @@ def test_owners_are_left_alone_if_asked(ground: Path) -> None:
 def test_a_default_access_list_around_the_destination_is_not_inherited(ground: Path) -> None:
     (ground / "in/below").mkdir(parents=True)
     (ground / "in/below/file").touch()
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     (ground / "around").mkdir()
     os.setxattr(ground / "around", "system.posix_acl_default", trees.ACL)
     (ground / "around/empty").mkdir()
@@ -144,7 +135,7 @@ def test_a_tree_may_use_the_name_of_our_side_directory(ground: Path) -> None:
         (ground / "in" / name).mkdir(parents=True)
         (ground / "in" / name / "0").write_bytes(b"1")
         os.link(ground / "in" / name / "0", ground / "in" / name / "1")
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     assert export_directory(source, got.tree, ground / "out").skipped == ()
     trees.assert_same(trees.facts(ground / "in"), trees.facts(ground / "out"))
 
@@ -171,7 +162,7 @@ def test_the_destination_must_be_new_or_empty(ground: Path) -> None:
 
 def test_a_single_file_is_exported_as_itself(ground: Path, rng: random.Random) -> None:
     trees.build(ground / "in", rng)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     expected = trees.facts(ground / "in")
     (ground / "out").mkdir()
     for path in (
@@ -196,7 +187,7 @@ def test_a_single_file_is_exported_as_itself(ground: Path, rng: random.Random) -
 def test_a_full_disk_is_said_clearly(ground: Path, rng: random.Random) -> None:
     (ground / "in").mkdir()
     (ground / "in/large").write_bytes(rng.randbytes(3 << 20))
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     with trees.tmpfs(ground / "disk", "1m") as disk:
         with pytest.raises(NoSpace, match="not the whole tree"):
             export_directory(source, got.tree, disk / "out")
@@ -260,7 +251,7 @@ def test_where_links_are_refused_there_are_copies(ground: Path, monkeypatch: pyt
     (ground / "in/a").write_bytes(b"content")
     for name in "bcdef":
         os.link(ground / "in/a", ground / "in" / name)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     real = os.link
 
     def link(*paths: Any, **options: Any) -> None:
@@ -319,7 +310,7 @@ def test_one_name_cannot_be_a_link_and_then_a_directory(ground: Path) -> None:
 def test_somebody_who_swaps_a_directory_for_a_link_gains_nothing(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (ground / "in/dir").mkdir(parents=True)
     (ground / "in/dir/file").touch()
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     (ground / "target").mkdir()
     real = os.mkdir
 
@@ -381,7 +372,7 @@ def test_owners_that_cannot_be_are_named(ground: Path) -> None:
 
 def test_directories_as_deep_as_may_be(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (ground / "in/a/b/c/d").mkdir(parents=True)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     monkeypatch.setattr(limits, "depth_max", 3)
     done = export_directory(source, got.tree, ground / "out")
     assert list(reasons(done)) == [b"a/b/c/d"]

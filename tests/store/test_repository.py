@@ -561,8 +561,8 @@ def test_a_lease_that_cannot_be_read_does_not_stop_opening(repository: Repositor
     again.close()
 
 
-def test_a_lease_taken_at_the_same_moment_is_held(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    name(repository, "one")
+def take_once_asked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another mount 'one' right after somebody has looked whether it is mounted."""
     root = repository.store.root
 
     def late(key: bytes) -> bytes | None:
@@ -573,6 +573,11 @@ def test_a_lease_taken_at_the_same_moment_is_held(repository: Repository, monkey
         return found
 
     monkeypatch.setattr(repository.store, "root", late)
+
+
+def test_a_lease_taken_at_the_same_moment_is_held(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    name(repository, "one")
+    take_once_asked(repository, monkeypatch)
     with pytest.raises(Held, match="just been mounted"):
         take(repository, "one")
     assert len(repository.leases()) == 1
@@ -580,16 +585,7 @@ def test_a_lease_taken_at_the_same_moment_is_held(repository: Repository, monkey
 
 def test_a_name_mounted_while_it_is_forgotten_stays(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     name(repository, "one")
-    root = repository.store.root
-
-    def late(key: bytes) -> bytes | None:
-        found = root(key)
-        if key.startswith(b"lease/"):
-            monkeypatch.undo()
-            take(repository, "one")
-        return found
-
-    monkeypatch.setattr(repository.store, "root", late)
+    take_once_asked(repository, monkeypatch)
     with pytest.raises(RootMoved):
         repository.forget_name("one")
     assert repository.name("one") is not None and len(repository.leases()) == 1

@@ -15,7 +15,6 @@ import pytest
 
 from store import directory
 from store.batch import Batch
-from store.blocks import Change
 from store.cache import Cache
 from store.entry import Entry
 from store.errors import Corrupt, NoSpace, NotFound
@@ -23,6 +22,7 @@ from store.importer import Imported, import_directory
 from store.memory_store import MemoryStore
 from store.tarball import Archived, write_tar
 from store.version import Tree
+from tests.store.models import imported
 from tests.suites import trees
 
 GNU = ["tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", "-"]
@@ -30,14 +30,6 @@ BSD = ["bsdtar", "--numeric-owner", "-xpf", "-"]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can restore owners")
 with_bsdtar = pytest.mark.skipif(shutil.which("bsdtar") is None, reason="needs bsdtar")
-
-
-def stored(path: Path) -> tuple[Cache, Imported]:
-    store = MemoryStore()
-    batch = Batch(Cache(store))
-    got = import_directory(batch, path)
-    store.apply(Change(batch.blocks))
-    return Cache(store), got
 
 
 def extracted(command: list[str], source: Cache, got: Imported, to: Path) -> Archived:
@@ -69,7 +61,7 @@ def expected(path: Path) -> dict[bytes, trees.Facts]:
 @pytest.mark.parametrize("command", [GNU, pytest.param(BSD, marks=with_bsdtar)])
 def test_tar_programs_extract_what_was_imported(ground: Path, rng: random.Random, command: list[str]) -> None:
     trees.build(ground / "in", rng)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     done = extracted(command, source, got, ground / "out")
     unnamed = "a tar archive cannot hold the attribute user.\\xff not UTF-8 = %"
     assert dict(done.skipped) == {
@@ -88,7 +80,7 @@ def test_tar_programs_extract_what_was_imported(ground: Path, rng: random.Random
 
 def test_python_reads_it_too(ground: Path, rng: random.Random) -> None:
     trees.build(ground / "in", rng)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     out = io.BytesIO()
     write_tar(source, got.tree, out)
     out.seek(0)
@@ -111,10 +103,10 @@ def test_python_reads_it_too(ground: Path, rng: random.Random) -> None:
 
 def test_the_same_tree_gives_the_same_bytes(ground: Path, rng: random.Random) -> None:
     trees.build(ground / "in", rng)
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     first, second = io.BytesIO(), io.BytesIO()
     write_tar(source, got.tree, first)
-    again, got_again = stored(ground / "in")
+    again, got_again = imported(ground / "in")
     write_tar(again, got_again.tree, second)
     assert first.getvalue() == second.getvalue()
     assert len(first.getvalue()) % tarfile.RECORDSIZE == 0
@@ -135,7 +127,7 @@ def test_sparse_files_stay_sparse(ground: Path, data: dict[int, bytes], size: in
     (ground / "in").mkdir()
     trees.sparse(ground / "in/file", size, data)
     (ground / "in/next").write_bytes(b"found only if the one before ends where it says")
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     out = io.BytesIO()
     write_tar(source, got.tree, out)
     assert len(out.getvalue()) < 4 * tarfile.RECORDSIZE
@@ -162,7 +154,7 @@ def test_a_terabyte_of_hole_takes_no_room(ground: Path) -> None:
             return len(data)
 
     out = Counter()
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     write_tar(source, got.tree, out)  # type: ignore[arg-type]
     assert out.written < 10 * tarfile.RECORDSIZE
 
@@ -171,7 +163,7 @@ def test_a_terabyte_of_hole_takes_no_room(ground: Path) -> None:
 def test_a_full_disk_is_said_clearly(ground: Path, rng: random.Random) -> None:
     (ground / "in").mkdir()
     (ground / "in/large").write_bytes(rng.randbytes(3 << 20))
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     with (
         trees.tmpfs(ground / "disk", "1m") as disk,
         (disk / "a.tar").open("wb", buffering=0) as out,
@@ -187,7 +179,7 @@ def test_an_output_that_takes_little_at_a_time_gets_all(ground: Path, rng: rando
 
     (ground / "in").mkdir()
     (ground / "in/file").write_bytes(rng.randbytes(100_000))
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     slow, quick = Slow(), io.BytesIO()
     write_tar(source, got.tree, slow)
     write_tar(source, got.tree, quick)
@@ -197,7 +189,7 @@ def test_an_output_that_takes_little_at_a_time_gets_all(ground: Path, rng: rando
 def test_a_reader_that_goes_away_ends_it(ground: Path, rng: random.Random) -> None:
     (ground / "in").mkdir()
     (ground / "in/large").write_bytes(rng.randbytes(1 << 20))
-    source, got = stored(ground / "in")
+    source, got = imported(ground / "in")
     reader, writer = os.pipe()
     os.close(reader)
     with pytest.raises(BrokenPipeError), os.fdopen(writer, "wb", buffering=0) as out:

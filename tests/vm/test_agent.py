@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.vm.guests import collect
 from vmm import frames, initramfs, limits
-from vmm.channel import Channel, Process
+from vmm.channel import Channel
 from vmm.errors import CommandFailed, MachineDied
 from vmm.frames import HEADER, Kind
 from vmm.spec import Command, MachineSpec
@@ -55,24 +56,6 @@ async def talking(agent: Path) -> AsyncIterator[Channel]:
 
 def is_there(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
-
-
-async def collect(process: Process, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-    """Feed it, and return its exit code and what it said."""
-    said = {1: bytearray(), 2: bytearray()}
-
-    async def feed() -> None:
-        try:
-            await process.write_stdin(stdin)
-        except BrokenPipeError:
-            return
-        await process.close_stdin()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(feed)
-        async for stream, data in process.output():
-            said[stream] += data
-    return await process.wait(), bytes(said[1]), bytes(said[2])
 
 
 async def run(channel: Channel, *argv: str, stdin: bytes = b"", **options: object) -> tuple[int, bytes, bytes]:
