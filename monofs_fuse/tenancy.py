@@ -57,7 +57,7 @@ class Tenancy:
                     timings["fork"] = time.monotonic() - start
                     start = time.monotonic()
                 Path(row.root).mkdir(mode=0o700, parents=True)
-                mounts.start(self._store, row.fork or row.target, row.root, read_only=row.fork is None)
+                mounts.start(self._store, row.fork or row.tree or row.target, row.root, read_only=row.fork is None)
                 timings["mount"] = time.monotonic() - start
             (status,) = mounts.status(self._store, row.root)
             self._keeper = Pid.of(int(status["pid"]))
@@ -80,7 +80,7 @@ class Tenancy:
         with _opened(self._store) as repository:
             if self._row.keep is not None:
                 _check_keep(repository, self._row.keep)
-            session.fork(repository, self._row.target, name)
+            session.fork(repository, self._row.tree or self._row.target, name)
 
 
 def give_back(store: Path, row: Row) -> Returned:

@@ -12,6 +12,7 @@ from store.errors import BadName, Corrupt
 from store.ledger import RECORD_CID
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*(/[A-Za-z0-9][A-Za-z0-9._:+-]*)*")
+EXPLICIT: Final = "docker://"  # what a reference to an image may begin with, as others write it, and no name can
 
 
 class Name(NamedTuple):

@@ -127,7 +127,20 @@ class Repository:
 
         Raises NotFound, BadCid.
         """
+        if (named := self.named(text)) is not None:
+            return named
+        from store.oci import images  # which takes a while, and most commands are about names
+
+        image = images.resolve(self.store, self.cache, text)
+        if image is not None:
+            return Target(image[0], None, image[1])
         first = text.partition("/")[0]
+        raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
+
+    def named(self, text: str) -> Target | None:
+        """Return what a name or a CID with a path means; None where there is neither. Raises as `resolve` does."""
+        if text.startswith(names.EXPLICIT):
+            return None
         for stem, steps, path in revision.spellings(text):
             if (found := self.name(stem)) is not None:
                 if not steps:
@@ -136,12 +149,7 @@ class Repository:
                 return self._earlier(found.version, steps, path)
             if "/" not in stem and (cid := self._cid(stem)) is not None:
                 return self._earlier(cid, steps, path)
-        from store.oci import images  # which takes a while, and most commands are about names
-
-        image = images.resolve(self.store, self.cache, text)
-        if image is not None:
-            return Target(image[0], None, image[1])
-        raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
+        return None
 
     def _earlier(self, cid: Cid, steps: str, path: str) -> Target:
         if steps or isinstance(version.load(self.cache, cid), Version):

@@ -150,10 +150,10 @@ class Command:
             raise BadSpec("no command to run")
         for name, _ in self.env:
             if not _VARIABLE.fullmatch(name):
-                raise BadSpec(f"{name!r} is not the name of an environment variable")
+                raise BadSpec(f"{name[:200]!r} is not the name of an environment variable")
         _check_guest_path(self.workdir, "the working directory")
         if self.user is not None and not re.fullmatch(r"[^:\0]+(:[^:\0]+)?", self.user):
-            raise BadSpec(f"{self.user!r} is not USER or USER:GROUP")
+            raise BadSpec(f"{self.user[:200]!r} is not USER or USER:GROUP")
         check_window(self.rows, self.columns)
         strings = self.strings()
         if any(b"\0" in string for string in strings):
@@ -220,4 +220,4 @@ def _check_guest_path(path: str, what: str) -> None:
     encoded = os.fsencode(path)
     usable = path.startswith("/") and not path.startswith("//") and b"\0" not in encoded
     if not usable or ".." in path.split("/") or len(encoded) > limits.path_bytes_max:
-        raise BadSpec(f"{what} must be an absolute path without '..', not {path!r}")
+        raise BadSpec(f"{what} must be an absolute path without '..', not {path[:200]!r}")

@@ -50,6 +50,7 @@ _MIGRATIONS: Final = (
     ) STRICT;
     CREATE UNIQUE INDEX living_names ON machines (name) WHERE status IN ('starting', 'running', 'stopping');
     """,
+    "ALTER TABLE machines ADD COLUMN image TEXT NOT NULL DEFAULT '{}'",
 )
 
 
@@ -60,6 +61,8 @@ class Row:
     `root` is where its tree is mounted, for it alone if `mounted`; `tree` is the CID that it began with.
     `fork` is the name in the store that it works on, None if it cannot write or uses somebody else's mount.
     `kept` is the name under which `result`, the tree's CID at the end, can be found.
+    `image` says which image the tree is, if it is one: reference, digest, ports, stop_signal; and with an empty
+    `command` the env, workdir and user that those of `exec` have.
     """
 
     id: str
@@ -87,6 +90,7 @@ class Row:
     timings: dict[str, float] = field(default_factory=dict)
     result: str | None = None
     kept: str | None = None
+    image: dict[str, Any] = field(default_factory=dict)
 
     @property
     def living(self) -> bool:
@@ -102,7 +106,7 @@ class Row:
 
 
 _COLUMNS: Final = tuple(one.name for one in fields(Row))
-_JSON: Final = frozenset(("spec", "command", "supervisor", "pids", "timings"))
+_JSON: Final = frozenset(("spec", "command", "supervisor", "pids", "timings", "image"))
 _FLAGS: Final = frozenset(("discard", "mounted", "remove"))
 
 

@@ -98,10 +98,11 @@ def _found(repository: Repository, kind: str, prefix: str) -> Iterator[str]:
     if kind == "mountpoint":
         yield from (lease.mountpoint for lease in repository.leases())
         return
-    if kind == "image":
+    if kind in ("image", "target"):
         from store.oci import images
 
         yield from (key for key, _ in images.every(repository.store))
+    if kind == "image":
         return
     yield from (name for name, _ in repository.names())
     yield from map(str, repository.pins())

@@ -86,7 +86,7 @@ def image(args: Args) -> int:
     """Look at an image, or change under which references images are kept.
 
     inspect REF: print all that is known, as JSON: also how it wants to be run (env, entrypoint, cmd, user,
-    workdir, ports, volumes, labels).
+    workdir, ports, volumes, labels, stop_signal, health).
 
     history REF: list how it came to be, the newest step first: when, how many bytes in a registry, the CID of the tree
     of each layer with all below it, and the command. `monofs diff` shows what a layer changed.
@@ -145,6 +145,7 @@ def _inspect(args: Args, repository: Repository, wanted: list[Reference]) -> int
             "volumes": list(config.volumes),
             "labels": dict(config.labels),
             "stop_signal": config.stop_signal,
+            "health": None if config.health is None else config.health._asdict(),
             "layers": [
                 {"tree": str(row.tree), **{k: getattr(row, k) for k in ("diff_id", "digest", "media_type", "size")}}
                 for row in image.layers

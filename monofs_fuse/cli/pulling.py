@@ -18,8 +18,9 @@ from store.oci.credentials import Credential
 from store.oci.errors import Denied
 from store.oci.images import Image
 from store.oci.media import Platform
-from store.oci.pull import Pulled
+from store.oci.pull import Pulled, Resolved, Source
 from store.oci.reference import Reference
+from store.oci.settings import Settings
 from store.repository import Repository
 from store.version import Version
 
@@ -63,9 +64,7 @@ def pull_(args: Args) -> int:
     platform = media.host() if args.platform is None else media.parse_platform(args.platform)
     with opened(args, create=True) as repository:
         old = _present(repository, args)
-        source = registry.remote(wanted, known)
-        found = pull.resolve(source, wanted.selector, platform, strict=args.platform is not None)
-        warn(found.config, platform)
+        source, found = looked_up(wanted, known, platform, strict=args.platform is not None)
         with bars.layers() as watcher:
             got = pull.pull(repository, source, found, [wanted], watcher)
         if args.name is not None:
@@ -75,6 +74,16 @@ def pull_(args: Args) -> int:
     else:
         output.line(str(got.image.tree))
     return 0
+
+
+def looked_up(
+    wanted: Reference, known: Settings, platform: Platform, *, strict: bool = False
+) -> tuple[Source, Resolved]:
+    """Return where an image is, and what it is there. Nothing is stored yet. Raises BadImage, RegistryError."""
+    source = registry.remote(wanted, known)
+    found = pull.resolve(source, wanted.selector, platform, strict=strict)
+    warn(found.config, platform)
+    return source, found
 
 
 def warn(config: Config, wanted: Platform) -> None:

@@ -11,6 +11,7 @@ from monofs_fuse.cli.arguments import Args, Parser
 from vmm.errors import BadSpec
 
 if TYPE_CHECKING:
+    from vmm.defaults import Wishes
     from vmm.spec import Command
 
 
@@ -22,14 +23,16 @@ def command_options(parser: Parser) -> None:
     parser.add_argument(
         "--env-file", metavar="FILE", action="append", default=[], help="variables, K=V on a line each; # for remarks"
     )
-    parser.add_argument("--workdir", metavar="DIR", default="/", help="the directory to run in (/)")
-    parser.add_argument("--user", metavar="U[:G]", help="who runs it, names as in the tree's /etc/passwd (root)")
+    parser.add_argument("--workdir", metavar="DIR", help="the directory to run in (the image's, else /)")
+    parser.add_argument(
+        "--user", metavar="U[:G]", help="who runs it, names as in the tree's /etc/passwd (the image's, else root)"
+    )
     parser.takes_command()
 
 
-def command_of(args: Args) -> Command:
-    """Return the command that the arguments ask for, a shell if they name none. Raises BadSpec."""
-    from vmm import spec, terminal
+def wishes_of(args: Args) -> Wishes:
+    """Return what the arguments say of the command. Raises BadSpec."""
+    from vmm import defaults, spec, terminal
 
     variables: dict[str, str] = {}
     for path in args.env_file:
@@ -38,8 +41,10 @@ def command_of(args: Args) -> Command:
     if args.terminal and "TERM" not in variables and os.environ.get("TERM"):
         variables["TERM"] = os.environ["TERM"]
     rows, columns = (terminal.size() if args.terminal else None) or (24, 80)
-    return spec.Command(
-        argv=tuple(args.command or ("/bin/sh",)),
+    entrypoint = getattr(args, "entrypoint", None)
+    return defaults.Wishes(
+        args=None if args.command is None else tuple(args.command),
+        entrypoint=None if entrypoint is None else defaults.parse_entrypoint(entrypoint),
         env=tuple(variables.items()),
         workdir=args.workdir,
         user=args.user,

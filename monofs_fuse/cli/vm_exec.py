@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from monofs_fuse import config
 from monofs_fuse.cli.arguments import Args, Parser
 from monofs_fuse.cli.vm import FAILED, explained, machines
-from monofs_fuse.cli.vm_command import command_doc, command_of, command_options, stdin_of
+from monofs_fuse.cli.vm_command import command_doc, command_options, stdin_of, wishes_of
 from vmm.errors import VmError, WrongState
+
+if TYPE_CHECKING:
+    from vmm.defaults import Defaults
+    from vmm.state import Row
 
 
 def exec_options(parser: Parser) -> None:
@@ -20,7 +25,8 @@ def exec_options(parser: Parser) -> None:
 def exec_(args: Args) -> int:
     """Run one more command in a machine that is running. Streams, signals and exit code are as for 'monofs vm run'.
 
-    The command ends with its machine, which ends with the command that it was started for.
+    In a machine that runs an image it has the variables, the directory and the user of the machine's own command,
+    unless you say otherwise. It ends with its machine, which ends with the command that it was started for.
 
     Examples:
       monofs vm exec web -- ps aux
@@ -33,15 +39,16 @@ def exec_(args: Args) -> int:
 
 
 def _exec(args: Args) -> int:
-    from vmm import client, wire
+    from vmm import client, defaults, wire
 
     if args.command is None:
         args.refuse("say which command, after --")
-    command = command_of(args)
+    wishes = wishes_of(args)
     with machines(config.store_path(args.store)) as (directory, listed):
         row = listed.find(args.machine)
     if not row.living:
         raise WrongState(f"machine {args.machine} has ended; 'monofs vm ps' lists those that run")
+    command = defaults.command(_defaults(row), wishes)
     connection = client.connect(directory / row.id)
     connection.sendall(wire.doc(op="exec", command=command_doc(command)))
     ending = client.Attached(connection, stdin=stdin_of(args), tty=args.terminal and args.interactive).run()
@@ -49,3 +56,14 @@ def _exec(args: Args) -> int:
         raise VmError(ending.output_failed)
     assert ending.exit_code is not None
     return ending.exit_code
+
+
+def _defaults(row: Row) -> Defaults:
+    """Return what commands in a machine have that say nothing else."""
+    from vmm.defaults import Defaults
+
+    if not row.image:
+        return Defaults()
+    found = row.command or row.image
+    env = tuple(f"{name}={value}" for name, value in found["env"])
+    return Defaults(env=env, workdir=found["workdir"], user=found["user"] or "")

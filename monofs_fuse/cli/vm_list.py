@@ -25,7 +25,7 @@ def ps_options(parser: Parser) -> None:
 
 
 def ps(args: Args) -> int:
-    """List the machines that run: ID, name, status, exit code, age, tree and command.
+    """List the machines that run: ID, name, status, exit code, age, tree, digest of the image and command.
 
     The status is starting, running or stopping; with -a also exited (its command ended), failed (monofs could
     not go on) or died (its supervisor was killed). JSON is a list of what 'monofs vm inspect' prints.
@@ -43,7 +43,7 @@ def _ps(args: Args) -> int:
     if args.json:
         output.array(_described(directory, row) for row in rows)
     else:
-        output.table([["ID", "NAME", "STATUS", "CODE", "AGE", "TREE", "COMMAND"], *map(_cells, rows)])
+        output.table([["ID", "NAME", "STATUS", "CODE", "AGE", "TREE", "DIGEST", "COMMAND"], *map(_cells, rows)])
     return 0
 
 
@@ -54,7 +54,9 @@ def _cells(row: Row) -> list[str]:
     command = words.decode("utf-8", "surrogateescape")
     code = "-" if row.exit_code is None else str(row.exit_code)
     short = command if len(command) <= 40 else command[:39] + "…"
-    return [row.id, row.name or "-", row.status, code, _age(time.time() - row.created), row.target, short or "-"]
+    digest = row.image.get("digest", "").partition(":")[2][:12] or "-"
+    age = _age(time.time() - row.created)
+    return [row.id, row.name or "-", row.status, code, age, row.target, digest, short or "-"]
 
 
 def _age(seconds: float) -> str:
@@ -81,10 +83,10 @@ def inspect_options(parser: Parser) -> None:
 def inspect(args: Args) -> int:
     """Print all that is known of a machine, as JSON.
 
-    That is: id, name, status, exit_code, error, target and tree (what it began with), root (where its tree is mounted
-    while it runs), fork, keep, result and kept (the CID at the end, and under which name), spec, command,
-    engine, supervisor and pids ([pid, start time in ticks]), boot, created, started and ended (seconds since
-    1970), timings (seconds), directory and console.
+    That is: id, name, status, exit_code, error, target and tree (what it began with), image (if it is one: reference,
+    digest, ports that it offers, stop_signal), root (where its tree is mounted while it runs), fork, keep, result and
+    kept (the CID at the end, and under which name), spec, command, engine, supervisor and pids ([pid, start time in
+    ticks]), boot, created, started and ended (seconds since 1970), timings (seconds), directory and console.
 
     Examples:
       monofs vm inspect web | jq -r .root

@@ -8,26 +8,34 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monofs_fuse import config, mountpoint
 from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import Args, Parser
 from monofs_fuse.cli.vm import FAILED, explained, machines, resolve
-from monofs_fuse.cli.vm_command import command_doc, command_of, command_options, plain, stdin_of
+from monofs_fuse.cli.vm_command import command_doc, command_options, plain, stdin_of, wishes_of
 from vmm.errors import BadSpec, SupervisorGone
 
 if TYPE_CHECKING:
     from vmm.client import Ending
-    from vmm.spec import Command, MachineSpec
+    from vmm.defaults import Defaults, Wishes
+    from vmm.spec import Command, MachineSpec, Publish
     from vmm.state import Row
 
 
 def run_options(parser: Parser) -> None:
     parser.fails_with = FAILED
-    parser.positional("target", "target", "a tree to fork, or a mount to use as it is", metavar="CID|NAME|MOUNTPOINT")
+    parser.positional(
+        "target",
+        "target",
+        "a tree or an image to fork, or a mount to use as it is",
+        metavar="CID|NAME|IMAGE|MOUNTPOINT",
+    )
     command_options(parser)
     add = parser.add_argument
+    add("--entrypoint", metavar="PROGRAM", help="instead of the image's, and without its CMD; '' is none")
+    add("--pull", choices=["missing", "always", "never"], help="when to fetch an image (missing)")
     add("--memory", metavar="SIZE", default="512M", help="the machine's memory (512M)")
     add("--cpus", metavar="N", type=int, default=1, help="how many processors it has (1)")
     add("--timeout", metavar="S", type=float, help="end the command after S seconds, with exit code 124")
@@ -39,6 +47,7 @@ def run_options(parser: Parser) -> None:
     add(
         "--publish", metavar="PORT:PORT", action="append", default=[], help="a port here that leads to one in the guest"
     )
+    add("-P", "--publish-all", action="store_true", help="publish the ports that the image offers, on free ports here")
     after = parser.add_mutually_exclusive_group()
     after.add_argument("--keep", metavar="NAME", help="the resulting tree becomes NAME")
     after.add_argument("--discard", action="store_true", help="the resulting tree is not kept")
@@ -57,18 +66,27 @@ def run(args: Args) -> int:
     name, or with --keep under the one you say; an unchanged fork goes. Given a mount point (one that
     begins with / or . is always taken as such), the machine uses that very mount, and it stays mounted.
 
+    What is none of these and can be an image's reference is an IMAGE, and debian is docker.io/library/debian:latest.
+    One that is not here is pulled first. docker://debian is always the image, whatever has that name here. An image
+    is run as it wants to be: with its variables, user and directory. The command is its ENTRYPOINT, followed by
+    its CMD or, instead of that, by what you write after --.
+
     stdin is passed on if it is a pipe or a file; a terminal only with -i. stdout and stderr stay apart, unless -t
     makes them one terminal. Ctrl-C and other signals go to the command; a third Ctrl-C ends its machine at once.
-    Without a command it is /bin/sh, or with --detach nothing: the machine then waits for 'monofs vm exec'.
+    Without a command it is /bin/sh where the tree is no image's, or with --detach nothing: the machine then waits for
+    'monofs vm exec'. So does one of an image with --detach --entrypoint ''.
 
     With --json stdout has one line of JSON at the end: id, name, status, exit_code, error, notes, tree (the CID at
-    the beginning), result (at the end), kept (under which name), engine, timings (seconds: fork, mount, ..., command,
-    shutdown, commit) and first_byte and total, which count from the beginning of this command.
+    the beginning), result (at the end), kept (under which name), image (reference, digest, ports), engine, timings
+    (seconds: fork, mount, ..., command, shutdown, commit) and first_byte and total, which count from the beginning of
+    this command.
 
     Examples:
-      monofs vm run debian -- cat /etc/os-release
-      tar -c src | monofs vm run debian --keep built -- sh -c 'tar -x; make -C src'
-      monofs vm run -i -t debian
+      monofs vm run debian:12 -- cat /etc/os-release
+      monofs vm run --detach --net user -P --name web docker.io/library/nginx
+      monofs vm run --pull always --entrypoint sh ghcr.io/owner/app:2 -- -c 'echo $PATH'
+      monofs import ~/tree --name mine; monofs vm run -i -t mine
+      tar -c src | monofs vm run mine --keep built -- sh -c 'tar -x; make -C src'
       monofs vm run ~/mnt --memory 2G --cpus 2 --timeout 600 -- make test
       monofs vm run --detach --net user --publish 8080:80 site -- httpd -f
 
@@ -81,22 +99,23 @@ def run(args: Args) -> int:
 def _run(args: Args) -> int:
     begin = time.monotonic()
     from monofs_fuse import supervise
-    from vmm import client, programs, reconcile, state
+    from vmm import client, programs, reconcile
 
     store = config.store_path(args.store)
     programs.check_root()
     mountpoint.check_fuse(False)
     if args.detach and args.interactive:
         args.refuse("-i lends this terminal to the command, and --detach leaves; choose one")
-    command = None if args.detach and args.command is None else command_of(args)
-    row, spec = _wish(args, store, state.new_id(), command)
+    wish = _wish(args, store)
     programs.find_qemu()
     programs.find_virtiofsd()
     programs.check_helpers()
     with machines(store, create=True) as (directory, listed):
         reconcile.prune(directory, listed)
-        if row.name is not None:
-            _check_name(listed.living(), row.name)
+        if wish.row.name is not None:
+            _check_name(listed.living(), wish.row.name)
+    wish = _of_image(args, store, wish)
+    row, spec, command = wish.row, wish.spec, wish.command
     connection = supervise.start(store, row, spec, command, timeout=args.timeout, detached=args.detach)
     if args.detach:
         return _detached(connection, args)
@@ -111,13 +130,26 @@ def _run(args: Args) -> int:
     return _finish(args, ending, begin)
 
 
-def _wish(args: Args, store: Path, id: str, command: Command | None) -> tuple[Row, MachineSpec]:
-    """Return the machine that the arguments ask for. Raises BadSpec."""
+class _Wish(NamedTuple):
+    """The machine that is to be, and what is to run in it."""
+
+    row: Row
+    spec: MachineSpec
+    command: Command | None
+    wishes: Wishes
+
+
+def _wish(args: Args, store: Path) -> _Wish:
+    """Return the machine that the arguments ask for, if the target is no image. Raises BadSpec."""
     from dataclasses import asdict
 
     from monofs_fuse import tenancy
-    from vmm import spec, state
+    from vmm import defaults, spec, state
 
+    id = state.new_id()
+    wishes = wishes_of(args)
+    waits = args.detach and not defaults.argv(defaults.Defaults(), wishes)
+    command = None if waits else defaults.command(defaults.SHELL, wishes)
     mount = _mount(store, args.target)
     if mount is not None and (args.keep or args.discard or args.read_only):
         raise BadSpec("--keep, --discard and --read-only are for a fork; the tree of a mount is the mount's")
@@ -137,6 +169,8 @@ def _wish(args: Args, store: Path, id: str, command: Command | None) -> tuple[Ro
         engine=args.engine,
         hostname=_hostname(args.name),
     )
+    if args.publish_all and wanted.net == "none":
+        raise BadSpec("a port can be published only with --net user")
     row = state.Row(
         id=id,
         target=args.target,
@@ -150,7 +184,76 @@ def _wish(args: Args, store: Path, id: str, command: Command | None) -> tuple[Ro
         spec=plain(asdict(wanted)),
         command={} if command is None else command_doc(command),
     )
-    return row, wanted
+    return _Wish(row, wanted, command, wishes)
+
+
+def _of_image(args: Args, store: Path, wish: _Wish) -> _Wish:
+    """Return the machine with what its image says, pulled if it has to be; as it was if it is of no image."""
+    from dataclasses import asdict, replace
+
+    from monofs_fuse import tenancy
+    from vmm import defaults
+
+    image = None
+    if wish.row.mounted and not _is_named(store, args.target):
+        from monofs_fuse.cli import vm_image  # which takes a while to load
+
+        image = vm_image.found(store, args.target, args.pull)
+    if image is None:
+        if args.publish_all or args.pull == "always":
+            raise BadSpec(f"'{args.target}' is no image: nothing can be pulled, and it offers no ports for -P")
+        return wish
+    row, spec, _, wishes = wish
+    waits = args.detach and wishes.entrypoint is not None and not defaults.argv(image.defaults, wishes)
+    command = defaults.surroundings(image.defaults, wishes) if waits else defaults.command(image.defaults, wishes)
+    if args.publish_all:
+        spec = replace(spec, publish=(*spec.publish, *_published(image.defaults, spec)))
+    doc, around = image.doc(), command_doc(command)
+    row = replace(
+        row,
+        target=image.reference.key,
+        tree=image.tree,
+        image={**doc, **{key: around[key] for key in ("env", "workdir", "user")}} if waits else doc,
+        fork=None if row.fork is None else tenancy.fork_name(image.reference.short, row.id),
+        spec=plain(asdict(spec)),
+        command={} if waits else around,
+    )
+    return _Wish(row, spec, None if waits else command, wishes)
+
+
+def _is_named(store: Path, target: str) -> bool:
+    """Whether it is a name or a CID of the store. Raises MonofsError for one that is half right."""
+    from contextlib import closing
+
+    from store import place
+    from store.repository import Repository
+
+    if not place.exists(place.config_path(store)):
+        return False
+    with closing(Repository.open(store, create=False)) as repository:
+        return repository.named(target) is not None
+
+
+def _published(run: Defaults, spec: MachineSpec) -> list[Publish]:
+    """Find a port here for each that an image offers, and tell which."""
+    from contextlib import ExitStack
+
+    from vmm import defaults
+    from vmm.spec import Publish
+
+    ports, others = defaults.published(run, {one.guest_port for one in spec.publish})
+    made = []
+    with ExitStack() as held:  # all at once, so that none is found twice
+        for port in ports:
+            listener = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+            made.append(Publish(listener.getsockname()[1], port))
+    for one in made:
+        output.note(f"port {one.guest_port} of the machine is {one.host_address}:{one.host_port} here")
+    if others:
+        output.note(f"not published, because only TCP is: {', '.join(others)[:200]}")
+    if not made and not spec.publish:
+        output.note("the image offers no ports that can be published")
+    return made
 
 
 def _mount(store: Path, target: str) -> str | None:

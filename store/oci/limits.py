@@ -19,6 +19,7 @@ index_depth_max: Final = 3  # indexes in indexes
 index_fetches_max: Final = 20
 layers_max: Final = 500
 history_max: Final = 2000
+ports_max: Final = 1000  # that an image exposes; a range is one
 
 # Layers.
 blob_bytes_max: Final = 256 * GIB

@@ -39,7 +39,7 @@ class Source(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Break off what other threads are reading."""
+        """Break off what other threads are reading, and let go of connections. It cannot be asked any more."""
         ...
 
 

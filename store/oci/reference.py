@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from store.names import EXPLICIT
 from store.oci import digest as digests
 from store.oci import limits
 from store.oci.errors import BadReference
@@ -41,6 +42,12 @@ class Reference(NamedTuple):
         return f"{self.registry}/{self.repository}"
 
     @property
+    def short(self) -> str:
+        """As people call it, to be read and not to be parsed: without what Docker adds, and without a digest."""
+        name = self.name.removeprefix(f"{HUB}/").removeprefix(_OFFICIAL)
+        return f"{name}:{self.tag}" if self.tag and self.tag != "latest" else name
+
+    @property
     def selector(self) -> str:
         """What a registry is asked for: the digest, else the tag."""
         return self.digest or self.tag or "latest"
@@ -54,8 +61,9 @@ class Reference(NamedTuple):
 def parse(text: str, default: str = HUB) -> Reference:
     """Return the image that `text` means, in full. Without tag and digest it is the tag `latest`. Raises BadReference.
 
-    `default` is the registry of names without one. Only Docker Hub has `library/`.
+    `default` is the registry of names without one. Only Docker Hub has `library/`. `docker://` may be before it.
     """
+    text = text.removeprefix(EXPLICIT)
     if len(text) > limits.reference_bytes_max:
         raise BadReference("a reference may have 1024 characters at most")
     if _IDENTIFIER.fullmatch(text):

@@ -51,13 +51,17 @@ class Wire:
         self._stopped = threading.Event()
 
     def close(self) -> None:
-        """Break off everything that is going on in other threads."""
+        """Break off everything that is going on in other threads, and leave no connection behind."""
         self._stopped.set()
         with self._lock:
-            active = list(self._active)
+            active, managers = list(self._active), list(self._managers.values())
         for response in active:
             with suppress(Exception):  # it may just have ended
                 response.shutdown()
+        for manager in managers:
+            for key in manager.pools.keys():  # noqa: SIM118, it is not iterable itself
+                if (pool := manager.pools.get(key)) is not None:
+                    pool.close()
 
     # Requests
 

@@ -195,6 +195,7 @@ def test_as_an_ordinary_user(monofs: Monofs, registry: registries.Registry) -> N
 def test_references_are_completed(monofs: Monofs, registry: registries.Registry) -> None:
     monofs.ok("pull", f"{registry.name}/a/b:t")
     assert monofs.ok("__complete", "image", "loc").lines == [f"{registry.name}/a/b:t"]
+    assert monofs.ok("__complete", "target", "loc").lines == [f"{registry.name}/a/b:t"]
 
 
 def test_what_others_wrote_is_shown_without_its_control_characters(monofs: Monofs) -> None:

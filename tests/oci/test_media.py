@@ -182,6 +182,33 @@ def test_how_an_image_wants_to_be_run() -> None:
 
 
 @pytest.mark.parametrize(
+    ("test", "wanted"),
+    [
+        (["CMD", "/check", "-q"], ("/check", "-q")),
+        (["CMD-SHELL", "a || b"], ("/bin/sh", "-c", "a || b")),
+        (["NONE"], None),
+        ([], None),
+        (["CMD"], None),
+        (["CMD-SHELL"], None),
+        (["NONSENSE", "x"], None),
+    ],
+)
+def test_health_checks(test: list[str], wanted: tuple[str, ...] | None) -> None:
+    found = config.parse(json.dumps({"config": {"Healthcheck": {"Test": test, "Timeout": 10**9}}}).encode()).health
+    assert found == (None if wanted is None else config.Health(wanted, timeout_seconds=1.0))
+
+
+def test_a_health_check_in_the_images_own_shell() -> None:
+    doc = {"config": {"Shell": ["bash", "-lc"], "Healthcheck": {"Test": ["CMD-SHELL", "x"]}}}
+    assert config.parse(json.dumps(doc).encode()).health == config.Health(("bash", "-lc", "x"))
+
+
+@pytest.mark.parametrize("text", ["", "9", "15", "SIGTERM", "TERM", "sigquit", "SIGRTMIN+3", "RTMAX-1", "SIGUSR1"])
+def test_stop_signals(text: str) -> None:
+    assert config.parse(json.dumps({"config": {"StopSignal": text}}).encode()).stop_signal == text
+
+
+@pytest.mark.parametrize(
     "doc",
     [
         {"rootfs": []},
@@ -196,6 +223,16 @@ def test_how_an_image_wants_to_be_run() -> None:
         {"config": {"User": 3}},
         {"config": {"ExposedPorts": {"x": {}}}},
         {"config": {"ExposedPorts": {"99999": {}}}},
+        {"config": {"ExposedPorts": {f"{number}": {} for number in range(1, 1002)}}},
+        {"config": {"StopSignal": "now, please"}},
+        {"config": {"Cmd": ["\ud800"]}},  # half a character
+        {"config": {"Entrypoint": "\udcff"}},
+        {"config": {"Entrypoint": 3}},
+        {"config": {"Healthcheck": []}},
+        {"config": {"Healthcheck": {"Test": "x"}}},
+        {"config": {"Healthcheck": {"Test": ["CMD", "x"], "Interval": -1}}},
+        {"config": {"Healthcheck": {"Test": ["CMD", "x"], "Retries": 1.5}}},
+        {"config": {"Healthcheck": {"Test": ["CMD", "x"], "Timeout": True}}},
         {"os": 3},
         {"os": "linux\x1b[31m"},
         {"history": [3]},

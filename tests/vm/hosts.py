@@ -32,6 +32,14 @@ class Host:
     directory: Path
     program: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """No name that is nobody's leads out of this machine: it is asked for where nobody listens."""
+        self.registries.write_text('default = "localhost:1"\n')
+
+    @property
+    def registries(self) -> Path:
+        return self.directory / "registries.toml"
+
     @property
     def store(self) -> Path:
         return self.directory / "store"
@@ -39,7 +47,13 @@ class Host:
     @property
     def env(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "MONOFS_TEST_RUN", "TMPDIR")}
-        return {**kept, "HOME": str(self.directory), "MONOFS_STORE": str(self.store), "PYTHONPATH": str(ROOT)}
+        return {
+            **kept,
+            "HOME": str(self.directory),
+            "MONOFS_STORE": str(self.store),
+            "PYTHONPATH": str(ROOT),
+            "MONOFS_REGISTRIES": str(self.registries),
+        }
 
     def popen(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:
         env = {**self.env, **options.pop("env", {})}

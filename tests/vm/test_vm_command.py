@@ -309,7 +309,7 @@ def test_rm_and_the_list(host: Host) -> None:
     assert sorted(path.name for path in (host.store / "vm").iterdir() if len(path.name) == 12) == []
     host.ok("vm", "run", "t", "--", "true")
     header, row = host.ok("vm", "ps", "-a").lines
-    assert header.split() == ["ID", "NAME", "STATUS", "CODE", "AGE", "TREE", "COMMAND"]
+    assert header.split() == ["ID", "NAME", "STATUS", "CODE", "AGE", "TREE", "DIGEST", "COMMAND"]
     assert row.split()[2:4] == ["exited", "0"] and row.endswith("true")
     assert "no machine" in host.fails("vm", "inspect", "nope", code=1)
 
