@@ -84,7 +84,7 @@ def run(args: Args) -> int:
     Examples:
       monofs vm run debian:12 -- cat /etc/os-release
       monofs vm run --detach --net user -P --name web docker.io/library/nginx
-      monofs vm run --pull always --entrypoint sh ghcr.io/owner/app:2 -- -c 'echo $PATH'
+      monofs vm run --pull always --entrypoint env ghcr.io/owner/app:2
       monofs import ~/tree --name mine; monofs vm run -i -t mine
       tar -c src | monofs vm run mine --keep built -- sh -c 'tar -x; make -C src'
       monofs vm run ~/mnt --memory 2G --cpus 2 --timeout 600 -- make test
