@@ -70,5 +70,9 @@ class SupervisorGone(VmError):
     """The process that looks after the machine is gone or does not answer."""
 
 
+class BadProject(VmError):
+    """A project's file does not say what it must. Its text has a line for everything that is wrong; mend these."""
+
+
 class Outside(VmError):
     """A path that would lead out of the tree. Nothing was copied through it."""

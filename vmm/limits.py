@@ -58,3 +58,14 @@ kill_seconds: Final = 5.0  # after KILL, for a command to be gone; then its mach
 leftover_seconds: Final = 2.0  # for what still runs in a machine whose command has ended
 copy_depth_max: Final = 200  # directories in directories, two of them open for each
 copy_links_max: Final = 40
+
+# A project's files
+manifest_bytes_max: Final = 1 * MIB  # of monofs.toml, of monofs.lock and of a file of variables
+machines_max: Final = 100
+texts_max: Final = 1000  # arguments of a command, variables, scripts, files of variables
+text_bytes_max: Final = 32 * KIB
+project_name_bytes_max: Final = 40  # shorter than anything that could be taken for a CID
+machine_name_bytes_max: Final = 63
+retries_max: Final = 1000
+wait_seconds_max: Final = 86_400.0  # of any time that a project says
+problems_max: Final = 50  # told of one file

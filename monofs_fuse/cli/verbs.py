@@ -75,6 +75,7 @@ GROUPS: Final = {
         Verb("login", "pulling", "login", "tell a registry who you are, and remember it"),
         Verb("logout", "pulling", "logout", "forget that again"),
     ),
+    "Projects": (Verb("schema", "projects", "schema", "print the JSON schema of monofs.toml"),),
     "The store": (
         Verb("init", "upkeep", "init", "make a store (done by itself on first use)"),
         Verb("store-info", "upkeep", "store_info", "where the store is and how much is in it"),

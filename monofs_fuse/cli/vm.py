@@ -23,7 +23,8 @@ def explained(run: Callable[[], int], code: int = 1) -> int:
         return run()
     except (VmError, MonofsError) as error:
         sys.stdout.flush()
-        print(f"monofs: {error}", file=sys.stderr)
+        for line in str(error).splitlines():  # of a project's file there may be several
+            print(f"monofs: {line}", file=sys.stderr)
         return int(getattr(error, "exit_code", code))
     except OSError as error:
         if code != FAILED or isinstance(error, BrokenPipeError):
