@@ -27,7 +27,10 @@ class Stage(Protocol):
 
 
 class Batch:
-    """Collects blocks, children before parents. With a `stage`, memory stays bounded by `batch_bytes_max`."""
+    """Collects blocks, children before parents.
+
+    With a `stage`, memory stays bounded, by `batch_bytes_max` and `batch_blocks_max`.
+    """
 
     def __init__(self, under: Cache, stage: Stage | None = None) -> None:
         self.algorithm = under.algorithm
@@ -83,6 +86,7 @@ class Batch:
         if cid not in self.blocks:
             self.blocks[cid] = data
             self._bytes += len(data) + limits.block_overhead_bytes
-            if self._stage is not None and self._bytes >= limits.batch_bytes_max:
+            full = self._bytes >= limits.batch_bytes_max or len(self.blocks) >= limits.batch_blocks_max
+            if self._stage is not None and full:
                 self.flush()
         return cid

@@ -51,6 +51,10 @@ text_pairs_max: Final = 4_000_000  # of equal lines; a file of one line, again a
 
 # A batch is stored (staged) once it holds this much, so that memory stays bounded.
 batch_bytes_max: Final = 24 * MIB
+# Each block makes up to two pages of the database dirty, which stay in memory for as long as the transaction lasts
+# (96 MiB then). Fewer blocks would be more transactions, each of which writes pages that the last one wrote.
+# More than `dirty_names_soft` of a mount: a commit of as many small files is one transaction.
+batch_blocks_max: Final = 12_288
 stage_records_per_step: Final = 16  # let go of in one transaction
 batch_nodes_max: Final = 64  # kept decoded, too
 block_overhead_bytes: Final = 512  # what a block in a batch takes besides its bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from monofs_fuse.limits import dirty_names_soft
 from store import codec, limits
 from store import file as files
 from store.batch import Batch
@@ -21,11 +22,13 @@ class Kept:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.sizes: list[int] = []
+        self.counts: list[int] = []
 
     def put(self, blocks: dict[Cid, bytes]) -> None:
         from store.blocks import Change
 
         self.sizes.append(sum(map(len, blocks.values())))
+        self.counts.append(len(blocks))
         self.store.apply(Change(dict(blocks)))
 
 
@@ -73,6 +76,18 @@ def test_memory_is_bounded_by_the_stage() -> None:
     assert not batch.blocks and sum(stage.sizes) >= len(data)
     batch.flush()
     assert len(stage.sizes) == 3, "nothing is nothing to store"
+
+
+def test_small_blocks_are_bounded_by_their_number() -> None:
+    """Each makes pages of the database dirty, however small it is."""
+    stage = Kept()
+    batch = Batch(Cache(stage.store), stage)
+    count = limits.batch_blocks_max * 2 + 5
+    for number in range(count):
+        batch.put_raw(b"%d" % number)
+        assert len(batch.blocks) < limits.batch_blocks_max
+    assert stage.counts == [limits.batch_blocks_max] * 2 and len(batch.blocks) == 5
+    assert limits.batch_blocks_max > dirty_names_soft, "a commit of small files is one transaction"
 
 
 def test_equal_blocks_count_once() -> None:
