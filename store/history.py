@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from store import limits, version
+from store import directory, limits, version
 from store.batch import Nodes
 from store.cid import Cid
+from store.entry import Entry
 from store.errors import TooLarge
 from store.version import Version
 
@@ -57,6 +58,20 @@ def line(source: Nodes, start: Cid) -> Iterator[tuple[Cid, Version]]:
         yield cid, found
         cid = found.line or _newest(source, found.previous)
     raise _too_long()
+
+
+def touching(source: Nodes, versions: Iterable[tuple[Cid, Version]], path: bytes) -> Iterator[tuple[Cid, Version]]:
+    """Yield those in which `path` is not what it was in any of the versions right before. Looks at nothing below it."""
+    for cid, one in versions:
+        own = there(source, one, path)
+        before = [there(source, version.load_version(source, previous), path) for previous in one.previous]
+        if own not in before and (before or own is not None):
+            yield cid, one
+
+
+def there(source: Nodes, one: Version, path: bytes) -> Entry | None:
+    """Return what a version has at `path`."""
+    return directory.find(source, version.load_tree(source, one.tree).root, path)
 
 
 def in_order(versions: Mapping[Cid, Version]) -> list[Cid]:

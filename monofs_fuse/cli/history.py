@@ -14,7 +14,6 @@ from store import diff as diffs
 from store import directory, history, version
 from store.batch import Nodes
 from store.cid import Cid
-from store.entry import Entry
 from store.errors import NotFound, WrongKind
 from store.repository import Repository, Target
 from store.revision import moment
@@ -127,18 +126,11 @@ def _touching(nodes: Nodes, versions: Iterator[tuple[Cid, Version]], path: str) 
     """Yield the versions in which the path is not what it was in any of those before. Raises NotFound if none is."""
     at = os.fsencode(path)
     found = False
-    for cid, one in versions:
-        own = _there(nodes, one, at)
-        before = [_there(nodes, version.load_version(nodes, previous), at) for previous in one.previous]
-        if own not in before and (before or own is not None):
-            found = True
-            yield cid, one
+    for one in history.touching(nodes, versions, at):
+        found = True
+        yield one
     if not found:
         raise NotFound(f"no version has '{directory.printable(at)}'")
-
-
-def _there(nodes: Nodes, one: Version, path: bytes) -> Entry | None:
-    return directory.find(nodes, version.load_tree(nodes, one.tree).root, path)
 
 
 def _drawn(nodes: Nodes, versions: dict[Cid, Version]) -> Iterator[Row]:
@@ -172,7 +164,7 @@ def _summary(cid: Cid | None, one: Version | None) -> str:
 def _changes(nodes: Nodes, one: Version, path: bytes) -> Iterator[diffs.Difference]:
     new = directory.find(nodes, version.load_tree(nodes, one.tree).root, path)
     before = next(iter(history.line_first(nodes, one)), None)
-    old = None if before is None else _there(nodes, version.load_version(nodes, before), path)
+    old = None if before is None else history.there(nodes, version.load_version(nodes, before), path)
     if old is None and new is None:
         raise NotFound(f"no '{directory.printable(path)}' in this version or before it")
     yield from diffs.compare(nodes, old, new)

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.mounted.conftest import needs_root
+from tools.benchmarks import plot
 
 pytestmark = [pytest.mark.mounted, pytest.mark.slow, needs_root]
 
@@ -52,8 +54,20 @@ def test_size_is_measured(tmp_path: Path) -> None:
     assert found["many", "ls of 60 names with their attributes, first"]["monofs"]["median"] > 0
     assert found["tree", "commit of one changed byte"].keys() == {"5 files", "60 files"}
     assert found["aged", "its database"].keys() == {"fresh", "round 1", "round 2", "round 3"}
+    assert found["wide", "a directory of 600 names: nodes"]["monofs"]["median"] >= 3
     memory = found["large", "memory of the daemon after the random writes, anonymous, the most till then"]["monofs"]
     assert 5 < memory["median"] < 2000
+
+
+def test_versions_are_measured_and_drawn(tmp_path: Path) -> None:
+    doc, found = measured(tmp_path, "versions", "--sizes=1000,4000")
+    assert all(tools.keys() == {"1,000 files", "4,000 files"} for tools in found.values())
+    assert found["versions", "log of 100 versions, blocks read"]["4,000 files"]["median"] == 100
+    drawn = bench("--show", tmp_path / "saved", "--plot", "--svg", tmp_path / "plot.svg")
+    lines = plot.series(doc)
+    assert len(lines) >= 13 and all(line.title in drawn for line in lines)
+    image = ElementTree.fromstring((tmp_path / "plot.svg").read_text())
+    assert len(image.findall("{*}polyline")) == len(lines) and len(image.findall("{*}circle")) == 2 * len(lines)
 
 
 def test_a_row_that_is_not_there(tmp_path: Path) -> None:

@@ -11,7 +11,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from tools.benchmarks import report, rows_read, rows_scale, rows_store, rows_versions, rows_vm, rows_write
+from tools.benchmarks import (
+    history,
+    plot,
+    report,
+    rows_read,
+    rows_scale,
+    rows_store,
+    rows_versions,
+    rows_vm,
+    rows_write,
+)
 from tools.benchmarks.bench import Bench, Row, Scale
 
 GROUPS: dict[str, tuple[Row, ...]] = {
@@ -31,6 +41,12 @@ def main() -> int:
     if args.save:
         Path(args.save).write_text(report.to_json(document))
     print({"json": report.to_json, "markdown": report.markdown, "text": report.text}[args.form](document))
+    lines = plot.series(document)
+    if args.plot:
+        print(f"\n{plot.text(lines)}", file=sys.stderr if args.form == "json" else sys.stdout)
+    if args.svg and lines:
+        title = f"CPU time beside the size of the tree; monofs {document['commit']}, {document['when'][:10]}"
+        Path(args.svg).write_text(plot.svg(lines, title))
     return 1 if document["failures"] else 0
 
 
@@ -41,7 +57,7 @@ def _measured(args: argparse.Namespace) -> report.Doc:
         end = time.monotonic() + args.minutes * 60
         scale = Scale(args.files, args.sizes, args.gib, args.aged_gib)
         tools = frozenset(args.tools.split(",")) if args.tools else frozenset()
-        with Bench(Path(work), args.quick, args.repeat, end, scale, tools=tools) as bench:
+        with Bench(Path(work), args.quick, args.repeat, end, scale, tools=tools, kept=args.keep_stores) as bench:
             bench.run(rows)
             return report.document(bench, _group_of)
 
@@ -60,8 +76,11 @@ def _arguments() -> argparse.Namespace:
     add("--tools", metavar="NAME,NAME...", help="measure only these: monofs, plain, floor, bindfs... (default all)")
     add("--minutes", type=float, default=60, metavar="N", help="start nothing more after this time (default 60)")
     add("--work", default="/var/tmp", metavar="DIR", help="where to work: on a disk, 10 GB free (scale: 50 GB)")
+    add("--keep-stores", type=Path, metavar="DIR", help="of versions: keep the stores there, or take them from there")
     add("--json", dest="form", action="store_const", const="json", help="print JSON, with every single sample")
     add("--markdown", dest="form", action="store_const", const="markdown", help="print tables, as the README has them")
+    add("--plot", action="store_true", help="of versions: draw CPU time beside the size of the tree, as text")
+    add("--svg", metavar="FILE", help="of versions: write that as an SVG image, too")
     add("--save", metavar="FILE", help="write the JSON there, too")
     add("--show", metavar="FILE", help="measure nothing; print what --save wrote")
     add("--install-peers", action="store_true", help="first install what it is compared with (apt)")
@@ -76,6 +95,8 @@ def _arguments() -> argparse.Namespace:
     sizes = Scale.quick() if args.quick else Scale()
     for field in Scale._fields:
         setattr(args, field, getattr(args, field) or getattr(sizes, field))
+    if args.keep_stores:
+        args.keep_stores.mkdir(parents=True, exist_ok=True)
     if not os.path.isdir(args.work):
         parser.error(f"no directory {args.work}")
     return args

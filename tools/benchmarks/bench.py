@@ -65,6 +65,7 @@ class Bench:
     scale: Scale = field(default_factory=Scale)
     samples: dict[tuple[str, str, str], dict[str, list[float]]] = field(default_factory=dict)
     tools: frozenset[str] = frozenset()  # the only ones to measure, unless empty
+    kept: Path | None = None  # where what takes long to make is kept for the next run
     absent: dict[str, str] = field(default_factory=dict)  # tool -> package
     failures: list[str] = field(default_factory=list)
     unfinished: dict[str, int] = field(default_factory=dict)  # row -> how often it was measured

@@ -5,9 +5,11 @@ Each is measured once; what counts is that memory stays bounded, and that what s
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,6 +30,15 @@ _FILES_PER_DIRECTORY = 30
 _AGED_BYTES_MIN, _AGED_BYTES_MAX = 16 * 1024, 256 * 1024
 _AGED_ROUNDS = 3
 _COMMITS = 9
+_WIDE = 10  # times --files
+_WIDE_TOLD = (
+    ("build_cpu_seconds", "building it, CPU", "s"), ("stored_bytes", "stored", "bytes"), ("nodes", "nodes", ""),
+    ("levels", "levels", ""), ("largest_node_bytes", "its largest block", "bytes"),
+    ("find_cpu_microseconds", "look up a name, CPU", "us"),
+    ("first_1000_names_cpu_milliseconds", "list the first 1,000 names, CPU", "ms"),
+    ("edit_cpu_milliseconds", "change one entry, CPU", "ms"), ("edit_bytes", "what that writes", "bytes"),
+    ("check_cpu_seconds", "monofs check of it, CPU", "s"), ("peak_mib", "memory, most", "MiB"),
+)  # fmt: skip
 _LOOKS_MAX = 10_000
 
 
@@ -74,6 +85,27 @@ def _fill_directory(bench: Bench, store: Path, count: int) -> Iterator[Sample]:
 
 def _ls(directory: Path) -> None:
     subprocess.run(["ls", "-lU", directory], stdout=subprocess.DEVNULL, check=True)
+
+
+# A directory of ten million names, straight in the store
+
+
+def wide(bench: Bench) -> Iterator[Sample]:
+    """In a process of its own, so that its memory can be told."""
+    count = bench.scale.files * _WIDE
+    words = [
+        sys.executable,
+        "-m",
+        "tools.benchmarks.large_directory",
+        "--count",
+        str(count),
+        "--place",
+        os.fspath(bench.work),
+    ]
+    found = json.loads(bench.command(*words, cwd=Path(__file__).parents[2]))
+    what = f"a directory of {count:,} names: "
+    for key, title, unit in _WIDE_TOLD:
+        yield _one(what + title, found[key], unit)
 
 
 # What grows with a tree, and what must not
@@ -311,6 +343,7 @@ def _commits(what: str, work: Callable[[int], None]) -> Iterator[Sample]:
 
 ROWS = (
     Row("many", "one directory with --files files, made through the mount", many, repeat_max=1),
+    Row("wide", "one directory with ten times --files names, made in the store", wide, repeat_max=1),
     Row(
         "tree", "deep trees of --sizes files, imported: what grows with the tree and what must not", tree, repeat_max=1
     ),

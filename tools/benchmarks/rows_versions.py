@@ -1,126 +1,211 @@
-"""Rows about versions: what diff, merge and a checkpoint cost beside the size of the tree, when ten files differ.
+"""Rows about versions: what diff, merge, log, prune and so on cost beside the size of the tree, when ten files differ.
 
-Each size is a tool of its own, so that the rows show side by side whether they are flat.
+Each size is a tool of its own, so that the rows show side by side whether they are flat; `--plot` draws them.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from store import changes, directory, plan, version
-from store.batch import Batch
+from store import changes, history, plan, prune, retention, rollback
+from store.blocks import Blocks, collect
+from store.cache import Cache
 from store.chunker import FastCdc
-from store.cid import Cid
-from store.entry import Entry
+from store.cid import Algorithm, Cid
 from store.names import Name
 from store.plan import Other
 from store.repository import Repository
-from store.version import Tree
+from tools.benchmarks import daemon, large_histories
 from tools.benchmarks.bench import Bench, Row, Sample
+from tools.benchmarks.large_histories import CHANGES, OFTEN, OFTEN_TIMES, TRIES, VERSIONS, tree_of, version_of
 
-_DIRECTORY_FILES = 100
-_CHANGES = 10
-_DIR = Entry("dir", 0o755)
+_KEPT = VERSIONS // 2  # versions that pruning keeps
+_GC_BLOCKS = 1024
+_COMMITS = 15
+
+
+class Cost(NamedTuple):
+    cpu_seconds: float
+    wall_seconds: float
+    blocks: int  # read from the store, each once
+
+
+class Operation(NamedTuple):
+    """`work` is handed a repository with nothing in its cache, and the number of the try."""
+
+    name: str
+    work: Callable[[Repository, int], None]
 
 
 def versions(bench: Bench) -> Iterator[Sample]:
     for size in bench.scale.sizes:
-        store = bench.empty("versions")
-        repository = Repository.init(store)
-        _make(repository, size)
-        repository.close()
         tool = f"{size:,} files"
-        for what, seconds in _measured(store):
-            yield Sample(what, tool, seconds * 1000, "ms")
-        for command in (["diff", "src", "ours"], ["merge", "ours", "theirs"]):
-            seconds = bench.timed("monofs", "--store", store, *command)
-            yield Sample(f"the command monofs {' '.join(command)}", tool, seconds * 1000, "ms")
-        bench.remove(store)
+        with large_histories.store(bench.work / "versions", size, bench.kept) as store:
+            for operation in OPERATIONS:
+                cost = cheapest(store, operation)
+                yield Sample(f"{operation.name}, CPU", tool, cost.cpu_seconds * 1000, "ms")
+                yield Sample(operation.name, tool, cost.wall_seconds * 1000, "ms")
+                yield Sample(f"{operation.name}, blocks read", tool, cost.blocks, "")
+            for what, cpu, wall in _commits(bench, store):
+                yield Sample(f"{what}, CPU", tool, cpu * 1000, "ms")
+                yield Sample(what, tool, wall * 1000, "ms")
+            for words in (["diff", "src", "ours-0"], ["log", "src"], ["merge", "theirs-0", "src~5"]):
+                seconds = bench.timed("monofs", "--store", store, *words)
+                yield Sample(f"the command monofs {' '.join(words)}", tool, seconds * 1000, "ms")
 
 
-def _measured(store: Path) -> Iterator[tuple[str, float]]:
-    """Everything with nothing in the cache yet."""
+def _commits(bench: Bench, store: Path) -> Iterator[tuple[str, float, float]]:
+    """Yield what commits through a mount cost: what, seconds of the daemon's CPU time, and of the clock."""
+    with daemon.mounted(bench, store, "src") as mount:
+        yield "from command to usable mount", mount.cpu_seconds(), mount.seconds
+        name = mount.path / os.fsdecode(OFTEN)
+        for what, change in (("commit of one changed byte", _change_a_byte), ("commit of one new name", _make_a_name)):
+            change(name, -1)  # the first reads what the others find in the cache
+            costs = []
+            for number in range(_COMMITS):
+                wall, cpu = time.perf_counter(), mount.cpu_seconds()
+                change(name, number)
+                costs.append((mount.cpu_seconds() - cpu, time.perf_counter() - wall))
+            yield what, min(cpu for cpu, _ in costs), min(wall for _, wall in costs)
+
+
+def _change_a_byte(name: Path, number: int) -> None:
+    fd = os.open(name, os.O_WRONLY)
+    os.pwrite(fd, b"%d" % (number % 10), 0)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def _make_a_name(name: Path, number: int) -> None:
+    fd = os.open(name.with_name(f"new{number}"), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def cheapest(store: Path, operation: Operation, tries: int = TRIES) -> Cost:
+    """Return the least of what the tries cost: what else the machine does can only add to it."""
+    costs = [_cost(store, operation, attempt) for attempt in range(tries)]
+    return Cost(*(min(values) for values in zip(*costs, strict=True)))
+
+
+def _cost(store: Path, operation: Operation, attempt: int) -> Cost:
     repository = Repository.open(store)
-    start = time.process_time()
-    old, new = (version.load_tree(repository.cache, repository.resolve(name).tree).root for name in ("src", "ours"))
-    found = list(changes.between(repository.cache, old, new))
-    yield "diff, CPU", time.process_time() - start
-    assert len(found) == _CHANGES, found
-    repository.close()
+    counted = _Counted(repository.store)
+    repository.cache = Cache(counted)
+    try:
+        wall, cpu = time.perf_counter(), time.process_time()
+        operation.work(repository, attempt)
+        return Cost(time.process_time() - cpu, time.perf_counter() - wall, len(counted.read))
+    finally:
+        repository.close()
 
-    repository = Repository.open(store)
-    batch, _ = repository.batch("bench")
-    cutter = FastCdc()
-    start = time.process_time()
-    made = plan.made(repository, batch, cutter, "ours", [_other(repository, "theirs")])
-    yield "plan of a merge, ten changes on each side, CPU", time.process_time() - start
+
+class _Counted:
+    """Where blocks are read; knows which were."""
+
+    def __init__(self, under: Blocks) -> None:
+        self._under = under
+        self.read: set[Cid] = set()
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return self._under.algorithm
+
+    def get(self, cid: Cid) -> bytes:
+        self.read.add(cid)
+        return self._under.get(cid)
+
+    def has(self, cid: Cid) -> bool:
+        return self._under.has(cid)
+
+
+# What is measured. Each checks that it did what it is named for
+
+
+def _diff(repository: Repository, attempt: int) -> None:
+    found = list(changes.between(repository.cache, tree_of(repository, "src"), tree_of(repository, f"ours-{attempt}")))
+    assert len(found) == CHANGES, found
+
+
+def _merge(repository: Repository, attempt: int) -> None:
+    batch, stage = repository.batch("bench")
+    theirs = f"theirs-{attempt}"
+    made = plan.made(repository, batch, FastCdc(), f"ours-{attempt}", [Other(theirs, version_of(repository, theirs))])
     assert not made.conflicts and made.new != made.old
-    repository.close()
+    plan.apply(repository, made, batch, stage)
 
-    repository = Repository.open(store)
+
+def _checkpoint(repository: Repository, attempt: int) -> None:
+    name = f"fewer-{attempt}"
+    old = repository.name(name)
+    assert old is not None and old.head is not None
     batch, stage = repository.batch("bench")
-    name = repository.name("third")
-    assert name is not None and name.head is not None
-    start = time.process_time()
-    repository.publish("third", name.head, batch, stage, old=name)
-    yield "checkpoint with ten tombstones, CPU", time.process_time() - start
-    repository.close()
+    repository.publish(name, old.head, batch, stage, old=old)
 
 
-def _other(repository: Repository, name: str) -> Other:
-    found = repository.resolve(name).version
+def _log(repository: Repository, _: int) -> None:
+    assert len(list(history.ancestors(repository.cache, version_of(repository, "src")))) == VERSIONS
+
+
+def _log_path(repository: Repository, _: int) -> None:
+    versions = history.ancestors(repository.cache, version_of(repository, "src"))
+    assert len(list(history.touching(repository.cache, versions, OFTEN))) == OFTEN_TIMES
+
+
+def _prune_plan(repository: Repository, attempt: int) -> None:
+    planned = prune.plan(repository, f"long-{attempt}", retention.parse(f"last={_KEPT}"))
+    assert len(planned.dropped) == VERSIONS - _KEPT
+    assert planned.freed(repository).blocks > _KEPT * CHANGES
+
+
+def _prune(repository: Repository, attempt: int) -> None:
+    """And all that goes is deleted."""
+    prune.apply(repository, prune.plan(repository, f"long-{attempt}", retention.parse(f"last={_KEPT}")))
+    *_, total = collect(repository.store, _GC_BLOCKS)
+    assert total.blocks > _KEPT * CHANGES, total
+
+
+def _restore(repository: Repository, attempt: int) -> None:
+    """All of the tree as it was one version before, which is ten files."""
+    name = f"fewer-{attempt}"
+    *_, (then, _found) = islice(history.ancestors(repository.cache, version_of(repository, "src")), 2)
+    rolled = rollback.back(repository, name, then)
+    assert rolled.version == version_of(repository, name) and rolled.version != then
+
+
+def _restore_path(repository: Repository, attempt: int) -> None:
+    """One file as it was twenty versions before."""
+    name = f"theirs-{attempt}"
+    *_, (then, _found) = islice(history.ancestors(repository.cache, version_of(repository, "src")), 20)
+    before = repository.head(_name(repository, name))
+    assert rollback.back(repository, name, then, (OFTEN,)).tree != before
+
+
+def _fork(repository: Repository, attempt: int) -> None:
+    repository.set_name(f"fork-{attempt}", None, repository.name("src"), *repository.batch("bench"))
+
+
+def _name(repository: Repository, name: str) -> Name:
+    found = repository.name(name)
     assert found is not None
-    return Other(name, found)
+    return found
 
 
-def _make(repository: Repository, size: int) -> None:
-    """`src`; `ours` and `theirs`, which changed ten files each; `third`, which has a head with ten fewer."""
-    batch, stage = repository.batch("bench")
-    root = _tree(batch, size)
-    base = version.put_tree(batch, Tree(root))
-    repository.publish("src", base, batch, stage)
-    old = repository.name("src")
-    assert old is not None
-    for number, name in enumerate(("ours", "theirs", "third")):
-        batch, stage = repository.batch("bench")
-        repository.set_name(name, None, old, batch, stage)
-        batch, stage = repository.batch("bench")
-        tree = _changed(batch, root, size, number, gone=name == "third")
-        if name == "third":
-            repository.set_name(name, old, Name(old.version, tree), batch, stage)
-        else:
-            repository.publish(name, tree, batch, stage, old=old)
-
-
-def _tree(batch: Batch, size: int) -> Entry:
-    top = directory.Builder(batch)
-    for number in range(-(-size // _DIRECTORY_FILES)):
-        inside = directory.Builder(batch)
-        for index in range(min(_DIRECTORY_FILES, size - number * _DIRECTORY_FILES)):
-            data = b"%d of %d" % (index, number)
-            inside.add(b"file-%03d" % index, Entry("file", 0o644, size=len(data), data=data))
-        top.add(b"dir-%06d" % number, inside.finish(_DIR))
-    return top.finish(_DIR)
-
-
-def _changed(batch: Batch, root: Entry, size: int, which: int, *, gone: bool) -> Cid:
-    """Change ten files, far from each other, or delete them; others for each `which`."""
-    step = max(1, size // _CHANGES)
-    by_directory: dict[bytes, dict[bytes, Entry | None]] = {}
-    for number in range(_CHANGES):
-        at = (number * step + which) % size
-        data = b"changed by %d" % which
-        entry = None if gone else Entry("file", 0o644, size=len(data), data=data)
-        inside = by_directory.setdefault(b"dir-%06d" % (at // _DIRECTORY_FILES), {})
-        inside[b"file-%03d" % (at % _DIRECTORY_FILES)] = entry
-    new: dict[bytes, Entry | None] = {}
-    for name, inside in by_directory.items():
-        old = directory.lookup(batch, root, name)
-        assert old is not None
-        new[name] = directory.with_entries(batch, old, inside)
-    return version.put_tree(batch, Tree(directory.with_entries(batch, root, new)))
-
-
-ROWS = (Row("versions", "diff, merge and checkpoint of ten changes, in trees of all sizes", versions),)
+OPERATIONS = (
+    Operation("fork", _fork),
+    Operation("checkpoint of ten deletions", _checkpoint),
+    Operation("diff of ten changes", _diff),
+    Operation("merge of ten changes on each side", _merge),
+    Operation("log of 100 versions", _log),
+    Operation("log of one file in 100 versions", _log_path),
+    Operation("prune, the plan: 50 of 100 versions", _prune_plan),
+    Operation("prune: 50 of 100 versions", _prune),
+    Operation("restore, ten files", _restore),
+    Operation("restore, one path", _restore_path),
+)
+ROWS = (Row("versions", "diff, merge, log, prune... of ten changes, in trees of --sizes files", versions),)
