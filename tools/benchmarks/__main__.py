@@ -36,6 +36,8 @@ _DEFAULT = ("mount", "import", "more")
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["history"]:
+        return history.main(sys.argv[2:])
     args = _arguments()
     document = json.loads(Path(args.show).read_text()) if args.show else _measured(args)
     if args.save:
@@ -106,6 +108,7 @@ def _rows_explained() -> str:
     lines = []
     for group, rows in GROUPS.items():
         lines += [f"{group}:", *(f"  {row.name:<10} {row.summary}" for row in rows)]
+    lines.append("tools/bench history [REPO]: a git repository, replayed in a mount and compared; it has a --help")
     return "\n".join(lines)
 
 
