@@ -70,6 +70,14 @@ def test_versions_are_measured_and_drawn(tmp_path: Path) -> None:
     assert len(image.findall("{*}polyline")) == len(lines) and len(image.findall("{*}circle")) == 2 * len(lines)
 
 
+def test_images_are_measured(tmp_path: Path) -> None:
+    _, found = measured(tmp_path, "images")
+    peer = "skopeo copy + umoci unpack"
+    assert found["pull", "an image"].keys() == {"monofs", peer}
+    stored = found["shared", "10 images that share a base, stored"]
+    assert 0 < stored["monofs"]["median"] < stored["sum of their layers, gzip"]["median"]
+
+
 def test_a_row_that_is_not_there(tmp_path: Path) -> None:
     assert "no row 'nothing'" in bench("nothing", "--work", tmp_path, code=1)
     assert os.listdir(tmp_path) == []

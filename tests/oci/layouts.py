@@ -10,7 +10,7 @@ import subprocess
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import zstandard
 
@@ -66,7 +66,7 @@ def text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
 
 
-def tar(entries: Sequence[E], form: int = tarfile.PAX_FORMAT) -> bytes:
+def tar(entries: Sequence[E], form: Literal[0, 1, 2] = tarfile.PAX_FORMAT) -> bytes:
     """Return the archive of a layer, entries in the order given."""
     out = io.BytesIO()
     for entry in entries:
@@ -85,9 +85,9 @@ def tar(entries: Sequence[E], form: int = tarfile.PAX_FORMAT) -> bytes:
     return out.getvalue()
 
 
-def packed(data: bytes, compression: str) -> bytes:
+def packed(data: bytes, compression: str, gzip_level: int = 1) -> bytes:
     if compression == "gzip":
-        return gzip.compress(data, 1, mtime=0)
+        return gzip.compress(data, gzip_level, mtime=0)
     return zstandard.ZstdCompressor().compress(data) if compression == "zstd" else data
 
 
@@ -98,8 +98,8 @@ def sha(data: bytes) -> str:
 class Layout:
     """An OCI image layout in a directory."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, gzip_level: int = 1) -> None:
+        self.path, self._gzip_level = path, gzip_level
         self.index: dict[str, Any] = {"schemaVersion": 2, "manifests": []}
         (path / "blobs/sha256").mkdir(parents=True)
         (path / "index.json").write_text(json.dumps(self.index))
@@ -121,7 +121,7 @@ class Layout:
         where = {"architecture": "amd64", "os": "linux", **platform}
         doc = {**where, "config": config or {}, "rootfs": {"type": "layers", "diff_ids": [sha(x) for x in layers]}}
         suffix = f"+{compression}" if compression else ""
-        blobs = [self.blob(packed(x, compression), LAYER + suffix) for x in layers]
+        blobs = [self.blob(packed(x, compression, self._gzip_level), LAYER + suffix) for x in layers]
         return self.document(
             {
                 "schemaVersion": 2,

@@ -15,6 +15,7 @@ from tools.benchmarks import (
     history,
     plot,
     report,
+    rows_images,
     rows_read,
     rows_scale,
     rows_store,
@@ -31,6 +32,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
     "scale": rows_scale.ROWS,
     "versions": rows_versions.ROWS,
     "vm": rows_vm.ROWS,
+    "images": rows_images.ROWS,
 }
 _DEFAULT = ("mount", "import", "more")
 
