@@ -10,12 +10,12 @@ from typing import Any
 from monofs_fuse.cli import bars, output
 from monofs_fuse.cli.arguments import Args, Parser, opened
 from store import version
-from store.errors import RootMoved
+from store.errors import NameTaken, RootMoved
 from store.names import Name
 from store.oci import credentials, media, pull, reference, registry, settings
 from store.oci.config import Config
 from store.oci.credentials import Credential
-from store.oci.errors import Denied
+from store.oci.errors import Denied, NotInRegistry
 from store.oci.images import Image
 from store.oci.media import Platform
 from store.oci.pull import Pulled, Resolved, Source
@@ -39,7 +39,7 @@ def pull_options(parser: Parser) -> None:
 def pull_(args: Args) -> int:
     """Fetch an image from a registry; prints the CID of its tree.
 
-    REF is [HOST[:PORT]/]NAME[:TAG][@DIGEST]: debian is docker.io/library/debian:latest. The image is kept under
+    REF is [docker://][HOST[:PORT]/]NAME[:TAG][@DIGEST]: debian is docker.io/library/debian:latest. It is kept under
     its reference, which stands for the tree wherever a name would: `monofs ls debian:12/etc`, `monofs mount debian:12
     DIR`. With --name the tree also becomes a version of that name.
 
@@ -81,7 +81,10 @@ def looked_up(
 ) -> tuple[Source, Resolved]:
     """Return where an image is, and what it is there. Nothing is stored yet. Raises BadImage, RegistryError."""
     source = registry.remote(wanted, known)
-    found = pull.resolve(source, wanted.selector, platform, strict=strict)
+    try:
+        found = pull.resolve(source, wanted.selector, platform, strict=strict)
+    except NotInRegistry as error:
+        raise NotInRegistry(f"no image '{wanted.key}': {error}") from None
     warn(found.config, platform)
     return source, found
 
@@ -109,7 +112,9 @@ def _present(repository: Repository, args: Args) -> Name | None:
     if args.name is None:
         return None
     old = repository.name(args.name)
-    if old is None or not args.update:
+    if old is not None and not args.update:
+        raise NameTaken(f"the name '{args.name}' is taken; with --update the image is its next version")
+    if old is None:
         repository.check_free(args.name)
         return None
     repository.check_unheld(args.name)

@@ -100,7 +100,7 @@ def _pulled(store: Path, text: str, wanted: Reference, known: Settings) -> Image
 def _no_name(text: str, wanted: Reference, store: Path) -> str:
     """Say that there is no such name, too, where somebody may have meant one."""
     is_explicit = text.startswith((EXPLICIT, f"{wanted.registry}/"))
-    return "" if is_explicit else f"no name '{text}' in {store}, and as an image: "
+    return "" if is_explicit else f"no name '{text}' in {store}; "
 
 
 def _made(wanted: Reference, image: images.Image, config: Config) -> Image:

@@ -255,7 +255,12 @@ def opened(path: Path | None, stdin: BinaryIO, cleanup: ExitStack) -> Opened:
     file = stdin if path is None else cleanup.enter_context(path.open("rb"))
     if not _is_plain(file):
         file = cleanup.enter_context(_spooled(file))
-    return Opened(_Tar(file))
+    try:
+        files = _Tar(file)
+    except BadImage as error:
+        name = "what came" if path is None else printable(os.fsencode(path))
+        raise BadImage(f"{name} is no archive of images, or a damaged one: {error}") from None
+    return Opened(files)
 
 
 def _is_plain(file: BinaryIO) -> bool:

@@ -55,6 +55,7 @@ redirects_max: Final = 5
 answer_bytes_max: Final = 1 * MIB  # of a token or an error
 token_bytes_max: Final = 64 * KIB
 token_seconds_default: Final = 60
+token_seconds_max: Final = 86400
 upload_bytes: Final = 8 * MIB
 settings_bytes_max: Final = 1 * MIB
 helper_seconds: Final = 60.0

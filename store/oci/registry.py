@@ -39,9 +39,11 @@ class Registry:
     # Pulling
 
     def manifest(self, selector: str) -> tuple[bytes, str]:
-        response = self.wire.ask("GET", self._path("manifests", selector), self._scope, headers={"Accept": _ACCEPT})
-        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
-        return self.wire.document(response, limits.manifest_bytes_max), media_type
+        headers = {"Accept": _ACCEPT}
+        data, said = self.wire.fetched(
+            self._path("manifests", selector), self._scope, headers, limits.manifest_bytes_max
+        )
+        return data, said.partition(";")[0].strip()
 
     def read(self, digest: str, at: int) -> Iterator[bytes]:
         """Yield the bytes of a blob from `at`. Raises HTTPError, OSError when the connection breaks."""
@@ -136,8 +138,12 @@ class Registry:
 
     def _own(self, where: str) -> str:
         """Return where an upload goes on. Other hosts get no layers from us."""
-        parts = urlsplit(where)
-        if not where or (parts.netloc and parts.netloc != self.wire.endpoint.host):
+        try:
+            parts = urlsplit(where)
+        except ValueError:
+            parts = urlsplit("")
+        is_elsewhere = parts.netloc not in ("", self.wire.endpoint.host) or parts.path.startswith("//")
+        if not parts.path or is_elsewhere:
             raise RegistryError(f"{self.name} wants a layer to be sent elsewhere; that is not done")
         return parts._replace(scheme="", netloc="").geturl()
 

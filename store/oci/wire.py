@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -97,16 +97,30 @@ class Wire:
             self.pause(number, response.headers.get("Retry-After"))
         raise AssertionError
 
+    def fetched(self, path: str, scope: str, headers: dict[str, str], size_max: int) -> tuple[bytes, str]:
+        """Return a document and what it is said to be; asks again if it breaks off. Raises as `ask` does."""
+        for number in range(limits.tries_max):
+            response = self.ask("GET", path, scope, headers=headers)
+            try:
+                return self._whole(response, size_max), response.headers.get("Content-Type", "")
+            except (HTTPError, OSError) as error:
+                problem = self._unreachable(error)
+            self.pause(number)
+        raise problem
+
     def document(self, response: Response, size_max: int) -> bytes:
         """Return the body. Raises RegistryError if it is over the limit or breaks off."""
-        data = b""
         try:
-            for piece in self.reading(response):
-                data += piece
-                if len(data) > size_max:
-                    raise RegistryError(f"{self.endpoint.registry} sent a document of over {size_max} bytes")
+            return self._whole(response, size_max)
         except (HTTPError, OSError) as error:
             raise self._unreachable(error) from None
+
+    def _whole(self, response: Response, size_max: int) -> bytes:
+        data = b""
+        for piece in self.reading(response):
+            data += piece
+            if len(data) > size_max:
+                raise RegistryError(f"{self.endpoint.registry} sent a document of over {size_max} bytes")
         return data
 
     def reading(self, response: Response) -> Iterator[bytes]:
@@ -126,7 +140,7 @@ class Wire:
     def pause(self, number: int, wanted: str | None = None) -> None:
         """Wait before trying again, longer each time."""
         seconds = limits.back_off_seconds * 2**number
-        if wanted is not None and wanted.isdigit():
+        if wanted is not None and wanted.isascii() and wanted.isdigit():
             seconds = max(seconds, float(wanted[:9]))
         if self._stopped.wait(min(seconds, limits.back_off_seconds_max)):
             raise RegistryError("broken off")
@@ -137,7 +151,7 @@ class Wire:
     def _problem(self, response: Response) -> RegistryError:
         """Return the error that an answer stands for; its body is read for an explanation."""
         said = ""
-        with suppress(RegistryError, ValueError, RecursionError, LookupError, TypeError):
+        with suppress(RegistryError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             doc = json.loads(self.document(response, limits.answer_bytes_max))
             first = doc["errors"][0] if "errors" in doc else doc
             said = str(first.get("message") or first.get("details") or first.get("code") or "")
@@ -174,7 +188,7 @@ class Wire:
         """Send one request and follow where it is redirected; who we are is told to no other host."""
         origin = urlsplit(url)
         for _ in range(limits.redirects_max + 1):
-            here = urlsplit(url)
+            here = self._split(url)
             if here.scheme != "https" and (here.scheme != "http" or origin.scheme == "https"):
                 raise RegistryError(f"{self.endpoint.registry} leads away from TLS; that is not followed")
             sent = {"User-Agent": self._agent, "Accept-Encoding": "identity", **headers}
@@ -187,8 +201,14 @@ class Wire:
             if response.status not in _REDIRECTS or where is None or method not in ("GET", "HEAD"):
                 return response
             response.close()
-            url = urljoin(url, where)
+            url = urljoin(url, self._split(where).geturl())
         raise RegistryError(f"{self.endpoint.registry} redirects over {limits.redirects_max} times")
+
+    def _split(self, url: str) -> SplitResult:
+        try:
+            return urlsplit(url)
+        except ValueError:
+            raise RegistryError(f"{self.endpoint.registry} leads to what is no address") from None
 
     def _manager(self, scheme: str, host: str) -> urllib3.PoolManager:
         proxy = getproxies().get(scheme)
@@ -255,7 +275,7 @@ class Wire:
         return self.endpoint.registry
 
     def _fetch(self, fields: dict[str, str], scope: str, credential: Credential | None) -> _Token:
-        realm = urlsplit(fields.get("realm", ""))
+        realm = self._split(fields.get("realm", ""))
         if realm.scheme not in ("https", "http") or not realm.hostname:
             raise RegistryError(f"{self._name} names no server for tokens")
         if realm.scheme == "http" and self._scheme != "http":
@@ -307,7 +327,7 @@ class Wire:
             raise RegistryError(f"{self._name}: the server for tokens gave none")
         if type(seconds) is not int or seconds < 1:
             seconds = limits.token_seconds_default
-        return _Token(f"Bearer {text}", time.monotonic() + seconds * 0.9)
+        return _Token(f"Bearer {text}", time.monotonic() + min(seconds, limits.token_seconds_max) * 0.9)
 
 
 def _context(endpoint: Endpoint) -> ssl.SSLContext:

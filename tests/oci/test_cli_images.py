@@ -126,6 +126,7 @@ def test_load(monofs: Monofs, layout: Layout, registry: registries.Registry) -> 
     (row,) = monofs.ok("load", str(one.path), "--as", "y", "--json").json
     assert (row["reference"], row["tree"], row["new_layers"]) == ("docker.io/library/y:latest", tree, 0)
     assert "No such file" in monofs.fails("load", "nothing.tar")
+    assert "/etc/passwd is no archive of images" in monofs.fails("load", "/etc/passwd")
 
 
 def test_wrong_usage_and_bad_references(monofs: Monofs) -> None:
@@ -136,6 +137,12 @@ def test_wrong_usage_and_bad_references(monofs: Monofs) -> None:
     monofs.fails("image", "nonsense", code=2)
     monofs.fails("pull", "x", "--update", code=2)
     assert "cannot speak to localhost:1" in monofs.fails("pull", "localhost:1/x")
+
+
+def test_what_is_not_there_and_what_is_there_already(monofs: Monofs, registry: registries.Registry) -> None:
+    assert f"no image '{registry.name}/nope:latest': " in monofs.fails("pull", f"{registry.name}/nope")
+    monofs.ok("pull", f"docker://{registry.name}/a/b:t", "--name", "n")
+    assert "--update" in monofs.fails("pull", f"{registry.name}/a/b:t", "--name", "n")
 
 
 def test_log_in_and_out(monofs: Monofs, layout: Layout, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_what_has_a_meaning_here_keeps_it(host: Host, registry: Registry) -> Non
 
 def test_what_is_meant_by_nobody(host: Host, registry: Registry) -> None:
     line = host.fails("vm", "run", "nosuch")
-    assert f"no name 'nosuch' in {host.store}, and as an image: {registry.name}" in line
+    assert f"no name 'nosuch' in {host.store}; no image '{registry.name}/nosuch:latest'" in line
     assert "no name" not in host.fails("vm", "run", f"{registry.name}/nosuch")
     assert "no name" not in host.fails("vm", "run", "docker://nosuch")
     assert not host.store.exists() or host.machines() == []
