@@ -75,7 +75,15 @@ GROUPS: Final = {
         Verb("login", "pulling", "login", "tell a registry who you are, and remember it"),
         Verb("logout", "pulling", "logout", "forget that again"),
     ),
-    "Projects": (Verb("schema", "projects", "schema", "print the JSON schema of monofs.toml"),),
+    "Projects": (
+        Verb("add", "projects", "add", "add a machine to monofs.toml, lock and install it"),
+        Verb("remove", "projects", "remove", "take a machine out again"),
+        Verb("install", "projects", "install", "make .mc from monofs.toml and monofs.lock"),
+        Verb("update", "projects", "update", "lock what images, names and directories are now"),
+        Verb("outdated", "project_trees", "outdated", "list what 'update' would change"),
+        Verb("tree", "project_trees", "tree", "show machines, what they are made from, their sizes"),
+        Verb("schema", "projects", "schema", "print the JSON schema of monofs.toml"),
+    ),
     "The store": (
         Verb("init", "upkeep", "init", "make a store (done by itself on first use)"),
         Verb("store-info", "upkeep", "store_info", "where the store is and how much is in it"),

@@ -21,6 +21,13 @@ def lines_of(text: str) -> dict[tuple[str, ...], int]:
     return _Lines(text).read()
 
 
+def headers_of(text: str) -> list[tuple[int, tuple[str, ...]]]:
+    """Return the line and the path of each table's header in `text`, which is good TOML."""
+    reader = _Lines(text)
+    reader.read()
+    return reader.headers
+
+
 def line_of(known: Mapping[tuple[str, ...], int], path: tuple[str | int, ...]) -> int:
     """Return the line of a key, or of the nearest one above that is known."""
     names = [step for step in path if isinstance(step, str)]
@@ -33,6 +40,7 @@ class _Lines:
         self._at = 0
         self._line, self._counted = 1, 0
         self._found: dict[tuple[str, ...], int] = {}
+        self.headers: list[tuple[int, tuple[str, ...]]] = []
 
     def read(self) -> dict[tuple[str, ...], int]:
         table: tuple[str, ...] = ()
@@ -41,6 +49,7 @@ class _Lines:
             if self._text[self._at] == "[":
                 self._skip(_OPENING)
                 table = self._keys()
+                self.headers.append((line, table))
                 self._note((), table, line)
             elif keys := self._keys():
                 self._note(table, keys, line)

@@ -5,14 +5,13 @@ A section for each machine, in the order of their names, so that two people's ch
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from vmm import limits
 from vmm.errors import BadProject
-from vmm.project import form, schema
+from vmm.project import form, schema, toml
 from vmm.project.form import Field, Number, Record, Table, Text
 from vmm.project.lines import line_of, lines_of
 from vmm.project.manifest import Machine, Project, Source
@@ -105,21 +104,8 @@ def text(lock: Lock) -> str:
 def _section(one: Locked) -> str:
     rows = [(one.source.kind, one.source.text), ("reference", one.reference), ("digest", one.digest)]
     rows += [("platform", one.platform), ("tree", one.tree)]
-    lines = [f"{key} = {_quoted(value)}" for key, value in rows if value is not None]
-    name = one.machine if re.fullmatch("[A-Za-z0-9_-]+", one.machine) else _quoted(one.machine)
-    return "\n".join([f"[machines.{name}]", *lines, ""])
-
-
-def _quoted(value: str) -> str:
-    """Return a text as TOML has it."""
-    body = value.replace("\\", "\\\\").replace('"', '\\"')
-    return (
-        '"'
-        + "".join(
-            c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 1 << 16 else f"\\U{ord(c):08x}" for c in body
-        )
-        + '"'
-    )
+    lines = [f"{key} = {toml.value(value)}" for key, value in rows if value is not None]
+    return "\n".join([f"[machines.{toml.key(one.machine)}]", *lines, ""])
 
 
 def is_of(one: Locked | None, machine: Machine) -> bool:
