@@ -91,7 +91,8 @@ class Database:
             self._database.execute(f"PRAGMA user_version = {len(self._migrations)}")
             self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # on a full disk SQLite has rolled back already
+                self._database.execute("ROLLBACK")
             raise
 
     def _version(self) -> int:
