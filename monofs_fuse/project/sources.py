@@ -18,7 +18,7 @@ from store import cid as cids
 from store import directory as directories
 from store.batch import Batch
 from store.cid import Cid
-from store.errors import BadCid, MonofsError, Skipped, StoreError
+from store.errors import BadCid, MonofsError, NotFound, Skipped, StoreError
 from store.oci import digest as digests
 from store.oci import images, media, pull, reference, settings
 from store.oci.errors import RegistryError
@@ -59,9 +59,7 @@ def find(home: Repository, machine: Machine, directory: Path, *, ask: bool) -> F
     with _explained(machine):
         if machine.source.kind == "image":
             return _image(home, machine, ask)
-        if machine.source.kind == "directory":
-            return _imported(home, machine, directory)
-        return _named(home, machine)
+        return _imported(home, machine, directory) if machine.source.kind == "directory" else _named(home, machine)
 
 
 def bring(home: Repository, machine: Machine, directory: Path, locked: Locked) -> Found:
@@ -72,19 +70,29 @@ def bring(home: Repository, machine: Machine, directory: Path, locked: Locked) -
             return _locked_image(home, machine, locked)
         if home.store.has(tree):
             return Found(locked)
-        if machine.source.kind == "directory":
-            found = _imported(home, machine, directory)
-            if found.locked.tree == locked.tree:
-                return found
-            found.release()
+        found = _anew(home, machine, directory)
+        if found is not None and found.locked.tree == locked.tree:
+            return found
+        if found is None:
             raise BadProject(
-                f"'{machine.source.text}' is {found.locked.tree} now, and monofs.lock has {locked.tree}; "
-                f"'monofs update {machine.name}' locks what it is now"
+                f"the tree {tree} is not in {home.path}, and nor is '{machine.source.text}'; import it, or copy it "
+                "there from where it is ('monofs store copy')"
             )
+        found.release()
         raise BadProject(
-            f"the tree {locked.tree} is not in {home.path}; import it, or copy it there from where it is "
-            f"('monofs store copy'), or 'monofs update {machine.name}' locks what '{machine.source.text}' is here"
+            f"'{machine.source.text}' is {found.locked.tree} now, and monofs.lock has {tree}; "
+            f"'monofs update {machine.name}' locks what it is now"
         )
+
+
+def _anew(home: Repository, machine: Machine, directory: Path) -> Found | None:
+    """Return what a source that is no image stands for now; None for a name or a CID that is not here."""
+    if machine.source.kind == "directory":
+        return _imported(home, machine, directory)
+    try:
+        return _named(home, machine)
+    except NotFound:
+        return None
 
 
 def newest(machine: Machine, home: Repository, directory: Path) -> Locked:

@@ -171,19 +171,22 @@ def test_names_and_cids(shop: Shop, tmp_path: Path) -> None:
     export = tmp_path / "out"
     shop.ok("--store", str(shop.folder.store), "export", "shop/part", str(export))
     assert os.listdir(export) == ["y"]
-    shop.base({"etc/x": b"4", "sub/y": b"2"})
-    assert shop.actions() == dict.fromkeys(("now", "before", "cid", "part"), "same")
-    assert [row["machine"] for row in shop.run("outdated", "--json").json] == ["now", "before", "part"]
     # Elsewhere: what is not there is said, once and clearly.
     clone = shop.clone(tmp_path / "two")
     said = clone.fails("install")
     assert said.startswith(
-        f"monofs: monofs.toml: machines.now.name: the tree {names['shop/now']} is not in {clone.home};"
+        f"monofs: monofs.toml: machines.now.name: the tree {names['shop/now']} is not in {clone.home}, "
     )
     assert not clone.folder.mc.exists() or clone.names() == {}
     shop.ok("store", "copy", str(shop.home), str(clone.home))
     assert set(clone.actions("--locked").values()) == {"new"}
     assert clone.names() == names
+    shop.base({"etc/x": b"4", "sub/y": b"2"})
+    assert shop.actions() == dict.fromkeys(("now", "before", "cid", "part"), "same")
+    assert [row["machine"] for row in shop.run("outdated", "--json").json] == ["now", "before", "part"]
+    late = shop.clone(tmp_path / "three")
+    shop.ok("store", "copy", str(shop.home), str(late.home))
+    assert "machines.part.name: 'base/sub' is bafyr4i" in late.fails("install", "--locked")  # and no name's any more
 
 
 def test_a_directory_is_the_same_in_every_clone(shop: Shop, tmp_path: Path) -> None:
