@@ -17,6 +17,7 @@ from store.cache import Cache
 from store.cid import Algorithm, Cid
 from store.directory import printable
 from store.errors import Corrupt, Held, NameTaken, NoSpace, NotFound, RootMoved, StoreError
+from store.layered_store import LayeredStore
 from store.lease import Lease
 from store.names import Name
 from store.owner import Owner
@@ -123,19 +124,33 @@ class Repository:
 
     def resolve(self, text: str) -> Target:
         """Return what a revision and a path mean: see `revision`. Of names that could be meant the longest is;
-        without one, an image's.
+        without one, an image's; and where this store has neither, what its bases have, to be read.
 
         Raises NotFound, BadCid.
         """
+        if (found := self._resolved(text)) is not None:
+            return found
+        for base in self._bases():
+            if (found := base._resolved(text)) is not None:
+                return found._replace(name=None)  # nobody may write there from here
+        first = text.partition("/")[0]
+        raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
+
+    def _resolved(self, text: str) -> Target | None:
         if (named := self.named(text)) is not None:
             return named
         from store.oci import images  # which takes a while, and most commands are about names
 
         image = images.resolve(self.store, self.cache, text)
-        if image is not None:
-            return Target(image[0], None, image[1])
-        first = text.partition("/")[0]
-        raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
+        return None if image is None else Target(image[0], None, image[1])
+
+    def _bases(self) -> Iterator[Repository]:
+        """Yield the stores that this one leans on, and those that they lean on."""
+        if isinstance(self.store, LayeredStore):
+            for base, path in zip(self.store.bases, place.read_config(self.path).bases):
+                below = Repository(Path(path), base)
+                yield below
+                yield from below._bases()
 
     def named(self, text: str) -> Target | None:
         """Return what a name or a CID with a path means; None where there is neither. Raises as `resolve` does."""

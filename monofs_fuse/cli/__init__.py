@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from monofs_fuse.cli import verbs
 from monofs_fuse.cli.verbs import Verb
 from store.errors import MonofsError
+
+if TYPE_CHECKING:
+    from monofs_fuse.cli.arguments import Args, Parser
 
 OK, ERROR, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
@@ -73,7 +77,22 @@ def _call(verb: Verb, argv: list[str], store: str | None) -> int:
     args = parser.parse_args(argv)
     if args.store is None:
         args.store = store
+    if args.store is None and parser.finds_projects:
+        args.store = _project_store(parser, args)
     return run(args)
+
+
+def _project_store(parser: Parser, args: Args) -> str | None:
+    """Return the store of the project whose machine is meant by an argument like shop/web, if one is."""
+    named = [getattr(args, name, None) for name, kind in parser.kinds.items() if kind in ("target", "kept")]
+    texts = [text for one in named for text in (one if isinstance(one, list) else [one]) if text and "/" in text]
+    if not texts:
+        return None
+    from monofs_fuse import config
+    from monofs_fuse.project import naming
+
+    found = naming.store_of(filter(naming.is_candidate, texts), config.store_path(None))
+    return None if found is None else os.fspath(found)
 
 
 def _misused(problem: str) -> int:

@@ -61,6 +61,7 @@ class Parser(argparse.ArgumentParser):
         )
         self.kinds: dict[str, Kind] = {}  # argument -> what shells complete it with
         self.fails_with = 2  # the exit code for wrong usage
+        self.finds_projects = True  # a target like shop/web means that project's store
         self._takes_command = False
         self.add_argument("--store", metavar="DIR", help="the store's directory")
         self.kinds["store"] = "directory"

@@ -90,6 +90,13 @@ def _machines(args: Args) -> Iterator[str]:
 
 
 def _stored(args: Args) -> Iterator[str]:
+    if args.kind in ("target", "kept") and args.store is None:
+        from monofs_fuse.project import naming
+
+        home = config.store_path(None)
+        yield from naming.names(home, args.prefix)
+        if naming.is_candidate(args.prefix) and (project := naming.store_of([args.prefix], home)) is not None:
+            args.store = os.fspath(project)
     with opened(args) as repository:
         yield from list(_found(repository, args.kind, args.prefix))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from monofs_fuse.cli import listing, output
@@ -50,6 +51,7 @@ def diff(args: Args) -> int:
       monofs diff src~1 src docs --stat
       monofs diff src ~/agent-1 --patch | patch -p1
     """
+    args.store = args.store or _store_of_mounts(args)
     with opened(args) as repository:
         nodes = repository.cache
         old, new = (_inside(repository, _tree(args, text), args.path) for text in (args.old, args.new))
@@ -77,7 +79,7 @@ def told(nodes: Nodes, old: Cid, new: Cid) -> Iterator[Change]:
 
 def _tree(args: Args, text: str) -> str:
     """Return the target for a directory in which a tree is mounted; other texts as they are."""
-    if not text.startswith(("/", "./", "../")) or not os.path.isdir(text):
+    if not _is_directory(text):
         return text
     from monofs_fuse import config, mountpoint, mounts
 
@@ -98,6 +100,22 @@ def _tree(args: Args, text: str) -> str:
         (status,) = mounts.status(config.store_path(args.store), top)
     inside = os.path.relpath(real, top)
     return status["head"] if inside == "." else f"{status['head']}/{inside}"
+
+
+def _store_of_mounts(args: Args) -> str | None:
+    """Return the store of the tree that is mounted on A, or else on B: that of a project, perhaps."""
+    for text in (args.old, args.new):
+        if _is_directory(text):
+            top = os.path.realpath(text)
+            while not os.path.ismount(top):
+                top = os.path.dirname(top)
+            with suppress(OSError):
+                return os.fsdecode(os.getxattr(top, "user.monofs.store"))
+    return None
+
+
+def _is_directory(text: str) -> bool:
+    return text.startswith(("/", "./", "../")) and os.path.isdir(text)
 
 
 def _inside(repository: Repository, text: str, path: str | None) -> Entry | None:

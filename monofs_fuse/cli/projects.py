@@ -58,6 +58,7 @@ def _install(args: Args) -> int:
 
 
 def add_options(parser: Parser) -> None:
+    parser.finds_projects = False
     parser.positional("name", "word", "what the machine is called", metavar="NAME")
     parser.positional("source", "target", "where its tree comes from", metavar="IMAGE|NAME|CID|DIR")
     add = parser.add_argument
