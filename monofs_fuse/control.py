@@ -1,4 +1,4 @@
-"""The control socket of a mount: one JSON request, one JSON reply, for its owner only."""
+"""The control socket of a mount: a line of JSON asks, a line of JSON answers; for its owner only."""
 
 from __future__ import annotations
 
@@ -38,30 +38,55 @@ def listener(path: str) -> socket.socket:
     return server
 
 
-def ask(path: str, request: Doc, timeout: float | None = None) -> Doc:
-    """Send `request` and return the reply. Raises MountError if nobody answers or the reply is an error."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(timeout)
+class Connection:
+    """A mount at the other end of its socket. Not for several threads."""
+
+    def __init__(self, path: str, timeout: float | None = None) -> None:
+        """Raises MountError."""
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
         try:
             with reachable(path) as short:
-                client.connect(short)
-            client.sendall(json.dumps(request).encode() + b"\n")
-            reply = _line(client)
+                self._socket.connect(short)
         except OSError as error:
-            raise MountError(f"the mount's process does not answer on {path}: {error}") from None
-    if not reply:
-        raise MountError("the mount's process went away without an answer; see its log in the store's run directory")
-    doc: Doc = json.loads(reply)
-    if "error" in doc:
-        raise MountError(doc["error"])
-    return doc
+            self._socket.close()
+            raise self._silent(error) from None
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def ask(self, request: Doc) -> Doc:
+        """Send `request` and return the reply. Raises MountError if nobody answers or the reply is an error."""
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            reply = self._line()
+        except OSError as error:
+            raise self._silent(error) from None
+        if not reply:
+            raise MountError("the mount's process ended without an answer; see its log in the store's run directory")
+        doc: Doc = json.loads(reply)
+        if "error" in doc:
+            raise MountError(doc["error"])
+        return doc
+
+    def _line(self) -> bytes:
+        data = b""
+        while not data.endswith(b"\n") and len(data) < limits.reply_bytes_max:
+            more = self._socket.recv(65536)
+            if not more:
+                return b""
+            data += more
+        return data
+
+    def _silent(self, error: OSError) -> MountError:
+        return MountError(f"the mount's process does not answer on {self._path}: {error}")
 
 
-def _line(client: socket.socket) -> bytes:
-    data = b""
-    while not data.endswith(b"\n") and len(data) < limits.reply_bytes_max:
-        more = client.recv(65536)
-        if not more:
-            return b""
-        data += more
-    return data
+def ask(path: str, request: Doc, timeout: float | None = None) -> Doc:
+    """Make one request. Raises MountError if nobody answers or the reply is an error."""
+    with Connection(path, timeout) as connection:
+        return connection.ask(request)

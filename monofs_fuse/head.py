@@ -9,9 +9,10 @@ from store.batch import Batch
 from store.blocks import Freed
 from store.chunker import Chunker, FastCdc
 from store.cid import Cid
-from store.errors import StoreError
+from store.errors import RootMoved, StoreError
 from store.names import Name
 from store.repository import Repository
+from store.retention import Policy
 from store.staging import Stage
 from store.version import Tree
 
@@ -37,6 +38,15 @@ class Head:
     def version(self) -> Cid:
         """The version that the name is at; the tree may be newer."""
         return self._record.version
+
+    @property
+    def record(self) -> Name:
+        return self._record
+
+    @property
+    def is_ahead(self) -> bool:
+        """True if the tree is not that of the last version."""
+        return self.tree != self._versioned
 
     def load(self) -> Tree:
         return version.load_tree(self._repository.cache, self.tree)
@@ -69,6 +79,29 @@ class Head:
             )
             self._record, self._versioned = Name(version_cid), self.tree
         return self.tree
+
+    def move(self, old: Name, new: Name) -> None:
+        """Let the name be `new`, which somebody else has made of `old`. The worktree must follow.
+
+        Raises RootMoved if the name is not `old` any more, MissingLink, NoSpace and so on; then nothing has changed.
+        """
+        if old != self._record:
+            raise RootMoved(f"'{self.name}' has changed meanwhile; try again")
+        versioned = version.load_version(self._repository.cache, new.version).tree
+        tree = new.head or versioned
+        version.load_tree(self._repository.cache, tree)
+        batch = self._repository.batch_on(self._stage)
+        self._repository.set_name(self.name, old, new, batch, self._stage, leased=True)
+        self._record, self._versioned, self.tree = new, versioned, tree
+
+    def prune(self, policy: Policy) -> None:
+        """Let go of the versions that `policy` does not keep."""
+        from store import prune
+
+        plan = prune.plan(self._repository, self.name, policy)
+        if plan.dropped:
+            prune.apply(self._repository, plan, leased=True)
+            self._record = plan.new
 
     def drop_if_needless(self) -> None:
         """Remove a made-up name whose tree never changed and is held by something else too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import blake3
 
@@ -28,12 +28,12 @@ class Inode:
         "draft",
         "file",
         "gid",
-        "held",
         "ino",
         "is_cached",
         "kind",
         "linked",
         "lookups",
+        "lost",
         "mode",
         "mtime",
         "names",
@@ -63,7 +63,7 @@ class Inode:
         self.lookups = 0  # references the kernel holds
         self.opens = 0
         self.is_cached = False  # the kernel may have pages of it: it was opened, or made
-        self.held: bytes | None = None  # what keeps the content of an open file without names
+        self.lost: Lost | None = None  # the place from which a swap took it
 
     @property
     def is_dir(self) -> bool:
@@ -135,6 +135,14 @@ class Directory(Inode):
     @property
     def parent(self) -> Directory | None:
         return self.names[0][0] if self.names else None
+
+
+class Lost(NamedTuple):
+    """Where a file or directory was that a swap has taken its name from, and the content that it had."""
+
+    parent: Directory
+    name: bytes
+    file: File | None
 
 
 class Table:
@@ -212,6 +220,10 @@ class Table:
         ino = self._overrides.pop((parent.ino, name), 0)
         self._reserved.discard(ino)
         return ino
+
+    def forget_number(self, parent: Directory, name: bytes) -> None:
+        """Another file has this name now: it is not to come back with the number of the one that had it."""
+        self._overridden(parent, name)
 
     def _is_needless(self, inode: Inode) -> bool:
         if inode.lookups > 0 or inode.opens or inode.draft is not None or inode.regrouped or inode is self.root:

@@ -30,9 +30,15 @@ entry_seconds: Final = 86_400.0  # the mount is the tree's only writer, so what 
 
 request_bytes_max: Final = 64 * 1024  # on the control socket
 reply_bytes_max: Final = 1 * MIB
+late_bytes_max: Final = 256 * 1024  # of a file that was written to too late, to be merged between two requests
+hold_seconds_max: Final = 60.0  # that edits wait for somebody who moves the name
 start_seconds: Final = 60.0
 read_ahead_kb: Final = 1024
 ahead_bytes_max: Final = 128 * 1024  # a file no larger than this is put into the kernel's cache when it is opened
+# Checkpoints that come by themselves; one that failed is tried again after `auto_retry_seconds`, or sooner.
+auto_seconds_min: Final = 1
+auto_seconds_max: Final = 366 * 86_400
+auto_retry_seconds: Final = 60.0
 save_retry_seconds: Final = 2.0
 leave_seconds: Final = 2.0
 exit_seconds: Final = 30.0

@@ -25,20 +25,30 @@ def start(
     read_only: bool = False,
     foreground: bool = False,
     allow_other: bool = False,
+    auto_checkpoint: str | None = None,
+    keep: str | None = None,
 ) -> None:
     """Mount `target` on `directory`; returns when the mount answers, or, in the foreground, when it has ended.
 
-    Raises MountError and StoreErrors; then nothing is mounted.
+    `keep` is for what is there after an automatic checkpoint; both are for mounts that can be written.
+    Raises MountError and other MonofsErrors; then nothing is mounted.
     """
+    wanted = None if auto_checkpoint is None else _habit(auto_checkpoint, keep)
     mountpoint.check_fuse(allow_other)
     real = mountpoint.check_free(directory)
     from monofs_fuse.session import Wish
 
-    wish = Wish(store.absolute(), target, real, name, read_only, allow_other)
+    wish = Wish(store.absolute(), target, real, name, read_only, allow_other, wanted)
     if foreground:
         _foreground(wish)
     else:
         _background(wish)
+
+
+def _habit(interval: str, keep: str | None) -> Any:
+    from monofs_fuse import habit
+
+    return habit.parse(interval, keep)
 
 
 def checkpoint(directory: str, message: str = "") -> str:

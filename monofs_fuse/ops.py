@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
-from monofs_fuse import attributes, limits, mountpoint, past
+from monofs_fuse import attributes, limits, lost, mountpoint, past
 from monofs_fuse.ahead import Ahead
 from monofs_fuse.errors import Errno, number_of
 from monofs_fuse.inodes import PAST, ROOT, Directory, Inode
@@ -83,6 +83,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._saver = saver
         self._store_path = store_path
         self._about = about  # virtual attributes of the root
+        self._label = about.get(b"user.monofs.name", b"").decode()
         self._ahead = Ahead(tree)
         self._listings: dict[int, _Listing] = {}
         self._next_listing = 1
@@ -176,21 +177,26 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        attributes = await self._create(parent, name, Entry("file", stat.S_IMODE(mode), ctx.uid, ctx.gid))
+        try:
+            attributes = await self._create(parent, name, Entry("file", stat.S_IMODE(mode), ctx.uid, ctx.gid))
+        except Errno as error:
+            if error.number == errno.EEXIST and not flags & os.O_EXCL:
+                raise Errno(errno.ESTALE) from None  # it came with a swap just now: the kernel is to look again
+            raise
         inode = self.tree.inode(attributes.st_ino)
         inode.is_cached = True
         self.tree.opened(inode)
         return FileInfo(fh=inode.ino), attributes
 
     async def _create(self, parent: int, name: bytes, entry: Entry) -> EntryAttributes:
-        await self._room()
+        await self._ready()
         inode = self.tree.create(self._editable(parent, name), name, entry)
         self._saver.poke()
         return self._known(inode)
 
     @_answering
     async def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        await self._room()
+        await self._ready()
         if ino >= PAST:
             raise Errno(errno.EXDEV)
         inode = self.tree.inode(ino)
@@ -199,11 +205,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        await self._ready(more=False)
         self.tree.unlink(self._editable(parent, name), name)
         self._saver.poke()
 
     @_answering
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        await self._ready(more=False)
         self.tree.rmdir(self._editable(parent, name), name)
         self._saver.poke()
 
@@ -211,6 +219,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def rename(
         self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, ctx: RequestContext
     ) -> None:
+        await self._ready(more=False)
         source, target = self._editable(old_parent, old), self._editable(new_parent, new)
         self.tree.rename(source, old, target, new, flags, (ctx.uid, ctx.gid))
         self._saver.poke()
@@ -221,8 +230,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         if ino >= PAST:
             return self._open_past(ino, flags)
+        is_cut = bool(flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY)
+        if is_cut:
+            await self._ready(more=False)
         inode = self.tree.inode(ino)
-        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+        if is_cut:
             self._truncate(inode, 0, ctx)
         self.tree.opened(inode)
         self._ahead.opening(inode, flags)
@@ -242,7 +254,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def write(self, ino: int, offset: int, data: bytes) -> int:
-        await self._room()
+        await self._ready()
         self.tree.write(self._editable_inode(ino), offset, data)
         self._saver.poke()
         return len(data)
@@ -256,7 +268,22 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def release(self, ino: int) -> None:
         self._ahead.closed(ino)
         tree = self._tree(ino)
-        tree.closed(tree.inode(ino))
+        inode = tree.inode(ino)
+        if tree is self.tree and inode.opens == 1 and lost.is_edited(inode):
+            await self._rescue(inode)
+        tree.closed(inode)
+
+    def rescue_all(self) -> None:
+        """The mount is gone, and nobody will close anything any more."""
+        for inode in list(self.tree.orphans):
+            if lost.is_edited(inode):
+                lost.rescue(self.tree, inode, self._label)
+
+    async def _rescue(self, inode: Inode) -> None:
+        await self._ready(more=False)
+        if lost.is_edited(inode):
+            parent, name = lost.rescue(self.tree, inode, self._label)
+            pyfuse3.invalidate_entry_async(parent.ino, name, ignore_enoent=True)
 
     @_answering
     async def fsync(self, ino: int, datasync: bool) -> None:
@@ -293,13 +320,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         finally:
             del self._flushing[thread]
 
-    async def _room(self) -> None:
-        """Wait until there is room for an edit, which must then be made without waiting again."""
-        if self._saver.is_full:
+    async def _ready(self, *, more: bool = True) -> None:
+        """Wait until an edit may be made, which must then be made without waiting again; `more` is to be kept by it."""
+        if not self._saver.is_ready(more=more):
             done = trio.Event()
             self._waiting.add(done)
             try:
-                await self._saver.room()
+                await self._saver.ready(more=more)
             finally:
                 self._waiting.discard(done)
                 done.set()
@@ -310,9 +337,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def setattr(
         self, ino: int, attr: EntryAttributes, fields: SetattrFields, handle: int | None, ctx: RequestContext
     ) -> EntryAttributes:
+        await self._ready(more=fields.update_size)
         inode = self._editable_inode(ino)
         if fields.update_size:
-            await self._room()
             self._truncate(inode, attr.st_size, ctx)
         if fields.update_mode:
             attributes.set_mode(self.tree, inode, stat.S_IMODE(attr.st_mode))
@@ -368,6 +395,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if name.startswith(_VIRTUAL):
             raise Errno(errno.EPERM)
+        await self._ready(more=False)
         inode = self._editable_inode(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
             attributes.set_acl(self.tree, inode, name, acl.decode(value))
@@ -378,6 +406,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_answering
     async def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        await self._ready(more=False)
         inode = self._editable_inode(ino)
         if name in (acl.ACCESS, acl.DEFAULT):
             attributes.set_acl(self.tree, inode, name, ())

@@ -11,11 +11,13 @@ from typing import TypeVar
 import trio
 
 from monofs_fuse import commit, limits
+from monofs_fuse.gate import Gate
 from monofs_fuse.head import Head
 from monofs_fuse.inodes import Inode
 from monofs_fuse.worktree import Worktree
 from store.cid import Cid
 from store.errors import MonofsError, StoreError
+from store.retention import Policy
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -41,6 +43,7 @@ class Saver:
         self.error: MonofsError | None = None  # why the last commit failed
         self.last_commit = time.time()
         self._next_gc = 0.0
+        self.gate = Gate()
         self.before_waiting: Callable[[], None] = lambda: None
 
     @property
@@ -54,7 +57,7 @@ class Saver:
 
     @property
     def is_full(self) -> bool:
-        """True if nobody may edit before something was saved."""
+        """True if nobody may add to the edits before something was saved."""
         return (
             self._tree.unsaved_bytes + self._committing_bytes > limits.unsaved_bytes_hard
             or self._tree.dirty_names > limits.dirty_names_hard
@@ -75,10 +78,17 @@ class Saver:
         if tree.dirty_names > limits.dirty_names_soft:
             self._wanted.set()
 
-    async def room(self) -> None:
-        """Wait until there is room for more edits. Raises NoSpace and so on if it cannot be made."""
-        while self.is_full:
-            await self._next_commit()
+    def is_ready(self, *, more: bool) -> bool:
+        """True if an edit may be made now; with `more`, one that has to be kept in memory."""
+        return not (self.gate.is_shut or (more and self.is_full))
+
+    async def ready(self, *, more: bool) -> None:
+        """Wait until `is_ready`. Raises NoSpace and so on if there is no room and it cannot be made."""
+        while not self.is_ready(more=more):
+            if self.gate.is_shut:
+                await self.gate.open()
+            else:
+                await self._next_commit()
 
     async def save(self, inode: Inode | None = None) -> None:
         """Return once everything done before this call is on disk. Raises StoreError if it is not.
@@ -94,9 +104,26 @@ class Saver:
 
     async def checkpoint(self, message: str) -> Cid:
         """Save, and make a Version of the tree. Returns the tree's CID."""
-        await self.save()
+        async with self.gate.alone():
+            await self.save()
+            assert self._head is not None
+            return await self.on_writer(partial(self._head.checkpoint, message))
+
+    async def checkpoint_news(self, message: str) -> bool:
+        """Do so if the tree is not that of the last version. Returns True if there is a new one."""
+        async with self.gate.alone():
+            await self.save()
+            assert self._head is not None
+            if not self._head.is_ahead:
+                return False
+            await self.on_writer(partial(self._head.checkpoint, message))
+            return True
+
+    async def prune(self, policy: Policy) -> None:
+        """Let go of old versions of the name."""
         assert self._head is not None
-        return await self._on_writer(partial(self._head.checkpoint, message))
+        async with self.gate.alone():
+            await self.on_writer(partial(self._head.prune, policy))
 
     async def run(self) -> None:
         """Commit when somebody waits, when there is much to save, and every `commit_seconds`."""
@@ -130,7 +157,7 @@ class Saver:
         frozen = commit.freeze(self._tree)
         self._committing_bytes = sum(file.draft.bytes for file in frozen.files.values())
         try:
-            written = await self._on_writer(partial(self._head.save, frozen))
+            written = await self.on_writer(partial(self._head.save, frozen))
         except BaseException:
             commit.undo(self._tree, frozen)
             raise
@@ -150,7 +177,7 @@ class Saver:
         self._next_gc = trio.current_time() + limits.gc_seconds
         try:
             for _ in range(limits.gc_steps_per_commit):
-                freed = await self._on_writer(self._head.collect)
+                freed = await self.on_writer(self._head.collect)
                 if self._waiters or not freed.waiting:
                     return
         except MonofsError as error:
@@ -167,7 +194,7 @@ class Saver:
         if waiter.error is not None:
             raise waiter.error
 
-    async def _on_writer(self, work: Callable[[], _T]) -> _T:
+    async def on_writer(self, work: Callable[[], _T]) -> _T:
         """Run `work` on a thread, one at a time; it is never given up half done."""
         async with self._writing:
             return await trio.to_thread.run_sync(work, abandon_on_cancel=False)

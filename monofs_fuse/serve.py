@@ -15,11 +15,13 @@ from typing import Any
 import pyfuse3
 import trio
 
-from monofs_fuse import control, limits, mountpoint
+from monofs_fuse import control, limits, mountpoint, swap
 from monofs_fuse.errors import MountError
+from monofs_fuse.exchange import Exchange
 from monofs_fuse.head import Head
 from monofs_fuse.ops import SOCKET, Operations
 from monofs_fuse.past import Past, Sources
+from monofs_fuse.routine import Routine
 from monofs_fuse.saver import Saver
 from monofs_fuse.session import Session
 from monofs_fuse.turns import Turns
@@ -66,6 +68,10 @@ def _options(session: Session) -> set[str]:
     return options
 
 
+class _Gone(Exception):
+    """The other end of the control socket was closed."""
+
+
 class _Server:
     def __init__(self, session: Session, ready: Callable[[], None]) -> None:
         repository = session.repository
@@ -84,6 +90,12 @@ class _Server:
             repository.cache, Sources(self._line, lambda: self._saver.tree or session.tree, self._status), os.geteuid()
         )
         self.operations = Operations(self._tree, self._saver, self._past, os.fspath(repository.path), about)
+        self._exchange = self._routine = None
+        if self._head is not None:
+            self._exchange = Exchange(self._tree, self._saver, self._head, self.operations, session.mountpoint)
+            if session.habit is not None:
+                flush = partial(self.operations.flush_kernel, session.mountpoint)
+                self._routine = Routine(session.habit, self._saver, flush)
         self.cid = session.tree
         self._ended = trio.Event()
         self._answering = 0
@@ -91,7 +103,7 @@ class _Server:
 
     def take_turns(self) -> None:
         self._turns = Turns()
-        self._saver.before_waiting = self._turns.over
+        self._saver.before_waiting = self._saver.gate.before_waiting = self._turns.over
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -99,6 +111,8 @@ class _Server:
             nursery.start_soon(self._signals)
             nursery.start_soon(self._saver.run)
             nursery.start_soon(self._announce)
+            if self._routine is not None:
+                nursery.start_soon(self._routine.run)
             await self._requests()
             self.cid = await self._finish()
             self._ended.set()
@@ -122,8 +136,10 @@ class _Server:
 
     async def _finish(self) -> Any:
         """The last commit. The edits are only in memory now, so it is tried until there is room."""
-        if self._head is None:
+        if self._head is None or self._exchange is None:
             return self.cid
+        self._exchange.end()
+        self.operations.rescue_all()
         while True:
             try:
                 cid = await self._saver.checkpoint("")
@@ -189,10 +205,12 @@ class _Server:
         try:
             request = await _request(stream)
             try:
-                reply = await self._do(request)
+                reply = await (self._hold(stream) if request.get("op") == "hold" else self._do(request))
             except (MonofsError, OSError) as error:
                 reply = {"error": str(error)}
-            await stream.send_all(json.dumps(reply).encode() + b"\n")
+            await _reply(stream, reply)
+        except _Gone:
+            pass  # whoever held the mount has changed his mind, or died
         except (trio.BrokenResourceError, ValueError) as error:
             log.info("control: %s", error)
         finally:
@@ -204,11 +222,38 @@ class _Server:
         match request.get("op"):
             case "status":
                 return self._status()
+            case "save":
+                return await self._save()
             case "checkpoint":
                 return await self._checkpoint(str(request.get("message", "")))
             case "umount":
                 return await self._umount(bool(request.get("lazy")), bool(request.get("force")))
         raise MountError(f"unknown request {request.get('op')!r}")
+
+    async def _hold(self, stream: trio.SocketStream) -> control.Doc:
+        """Hold the mount until the other end says what to move to, or that it will not."""
+        exchange = self._movable()
+        async with exchange.held():
+            await _reply(stream, {"held": True})
+            with exchange.waiting() as patience:
+                request = await _request(stream)
+            if patience.cancelled_caught:
+                raise MountError(f"the mount was held for over {limits.hold_seconds_max:.0f} s, and goes on as it was")
+            if request.get("op") != "move":
+                raise MountError(f"unknown request {request.get('op')!r} to a mount that is held")
+            stale = await exchange.move(request)
+        if stale is not None:
+            await trio.to_thread.run_sync(swap.tell_kernel, stale)
+        return {"moved": True}
+
+    async def _save(self) -> control.Doc:
+        await self._movable().save()
+        return {"head": str(self._saver.tree)}
+
+    def _movable(self) -> Exchange:
+        if self._exchange is None:
+            raise MountError(f"{self._session.mountpoint} is read-only")
+        return self._exchange
 
     def _status(self) -> control.Doc:
         saver = self._saver
@@ -222,6 +267,7 @@ class _Server:
             "read_only": self._session.read_only,
             "store": os.fspath(self._session.repository.path),
             "problem": None if saver.error is None else str(saver.error),
+            "auto_checkpoint": None if self._routine is None else self._routine.status(),
             "inodes": len(self._tree.table),
         }
 
@@ -250,11 +296,17 @@ class _Server:
                 self._answered = trio.Event()
 
 
+async def _reply(stream: trio.SocketStream, reply: control.Doc) -> None:
+    await stream.send_all(json.dumps(reply).encode() + b"\n")
+
+
 async def _request(stream: trio.SocketStream) -> control.Doc:
     data = b""
     while not data.endswith(b"\n"):
         more = await stream.receive_some(limits.request_bytes_max)
         data += more
+        if not more and not data:
+            raise _Gone
         if not more or len(data) > limits.request_bytes_max:
             raise ValueError("a request must be one line of JSON")
     doc = json.loads(data)

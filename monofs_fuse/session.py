@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from monofs_fuse.habit import Habit
 from store import version
 from store.cid import Cid
 from store.directory import names as split
@@ -25,6 +26,7 @@ class Wish:
     name: str | None = None
     read_only: bool = False
     allow_other: bool = False
+    habit: Habit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Session:
     mountpoint: str
     socket: str
     allow_other: bool
+    habit: Habit | None = None
 
     @property
     def read_only(self) -> bool:
@@ -57,7 +60,8 @@ def opened(wish: Wish) -> Iterator[Session]:
         socket = os.fspath(repository.run_directory.absolute() / f"{os.getpid()}.sock")
         lease = repository.lease(name, tree, wish.mountpoint, socket)
         try:
-            yield Session(repository, name, tree, wish.mountpoint, socket, wish.allow_other or os.geteuid() == 0)
+            allow_other = wish.allow_other or os.geteuid() == 0
+            yield Session(repository, name, tree, wish.mountpoint, socket, allow_other, wish.habit)
         finally:
             repository.release(lease)
     finally:

@@ -63,8 +63,8 @@ class Worktree:
 
     def inode(self, ino: int) -> Inode:
         found = self.table.get(ino)
-        if found is None:
-            raise Errno(errno.ESTALE)
+        if found is None or (found.lost is not None and not found.opens and not found.is_dir):
+            raise Errno(errno.ESTALE)  # which has the kernel look the path up again
         return found
 
     def directory(self, ino: int) -> Directory:
@@ -229,6 +229,15 @@ class Worktree:
         self.table.attach(inode, parent, name)
         inode.ctime = attributes.now()
         self._regroup(inode)
+        self._names_changed(parent)
+        self.mark(inode)
+
+    def adopt(self, inode: Inode, parent: Directory, name: bytes) -> None:
+        """Give a file that lost its name to a swap a new one."""
+        self.orphans.pop(inode, None)
+        inode.lost = None
+        self.table.attach(inode, parent, name)
+        inode.ctime = attributes.now()
         self._names_changed(parent)
         self.mark(inode)
 

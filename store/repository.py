@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from store import backends, codec, history, layered_store, lease, names, place, revision, staging, successor, version
 from store import cid as cids
@@ -41,11 +41,22 @@ class Target(NamedTuple):
     version: Cid | None = None
 
 
+class Holder(Protocol):
+    """Somebody who has mounted `name` and lets us move it."""
+
+    name: str
+
+    def move(self, old: Name, new: Name) -> None:
+        """Make the name be `new` if it is `old`. Raises MonofsError; then nothing has changed."""
+        ...
+
+
 class Repository:
     def __init__(self, path: Path, store: Store) -> None:
         self.path = path
         self.store = store
         self.cache = Cache(store)
+        self.holder: Holder | None = None  # through whom a mounted name is moved
 
     # Opening
 
@@ -261,8 +272,15 @@ class Repository:
     ) -> None:
         """Make the record of `name` be `new` if it is `old`; None is no such name.
 
-        Raises RootMoved, NameTaken, and Held if somebody has mounted it; the mount itself says `leased`.
+        Raises RootMoved, NameTaken, and Held if somebody has mounted it; the mount itself says `leased`. A `holder`
+        does it for us.
         """
+        if self.holder is not None and self.holder.name == name and old is not None and new is not None:
+            batch.flush()
+            self.holder.move(old, new)
+            with suppress(StoreError):  # it ends with this process at the latest
+                stage.release()
+            return
         change = name_change(name, old, new)
         if leased:
             self._publish(batch, stage, change)
@@ -333,8 +351,9 @@ class Repository:
         return taken
 
     def check_unheld(self, name: str) -> None:
-        """Raise Held if a living process has mounted `name`."""
-        self._unheld(name)
+        """Raise Held if a living process has mounted `name`, and is not our `holder`."""
+        if self.holder is None or self.holder.name != name:
+            self._unheld(name)
 
     def _unheld(self, name: str) -> bytes | None:
         """Return the record that a dead holder left, if any. Raises Held."""

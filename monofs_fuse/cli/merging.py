@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from monofs_fuse import live
 from monofs_fuse.cli import diffing, output
 from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, opened
 from store import conflicts as marks
@@ -16,12 +17,13 @@ from store.batch import Batch
 from store.changes import Change
 from store.cid import Cid
 from store.conflicts import KINDS, Conflict
-from store.errors import NotFound, WrongKind
+from store.errors import MissingLink, NotFound, RootMoved, WrongKind
 from store.merge import STRATEGIES
 from store.names import Name
 from store.plan import Plan, Step
 from store.repository import Repository, Target
 from store.revision import moment
+from store.staging import Stage
 from store.version import Version
 
 # merge
@@ -47,8 +49,10 @@ def merge(args: Args) -> int:
     then, and `monofs conflicts NAME` lists it until it is resolved.
 
     --strategy ours or theirs takes NAME's or OTHER's side where there is a conflict; union keeps the
-    lines of both in text. An OTHER that is mounted is saved first. NAME must not be mounted. All of
-    it happens in one step or not at all. --dry-run prints what `monofs diff` will, before and after.
+    lines of both in text. An OTHER that is mounted is saved first. If NAME is mounted, what is written there
+    is saved first, and the mount shows the merged tree when this returns; files that are open stay
+    so. All of it happens in one step or not at all. --dry-run prints what `monofs diff` will, before
+    and after.
 
     JSON: name, tree, version, before, after (trees), changes (with --dry-run, as in `monofs diff --json`),
     steps (other, version, outcome: merged, forward or nothing, bases) and conflicts (as in
@@ -60,14 +64,11 @@ def merge(args: Args) -> int:
       monofs merge src old-copy --base src~12 -m 'bring back the old copy'
     """
     with opened(args) as repository:
-        repository.check_unheld(args.name)
+        live.save(repository, args.name)
         if not args.dry_run:
             _save_mounted(repository, args.others)
-        batch, stage = repository.batch("merge")
-        made = _planned(repository, batch, args)
+        made, batch, _ = _merged(repository, args)
         changes = list(diffing.told(batch, made.before, made.after)) if args.dry_run else None
-        if not args.dry_run:
-            plan.apply(repository, made, batch, stage)
     if args.json:
         output.document(_document(made, changes))
     elif changes is not None:
@@ -80,14 +81,44 @@ def merge(args: Args) -> int:
     return 1 if made.conflicts else 0
 
 
-def _planned(repository: Repository, batch: Batch, args: Args) -> Plan:
+class _Made(NamedTuple):
+    plan: Plan
+    batch: Batch
+    stage: Stage
+
+
+def _merged(repository: Repository, args: Args) -> _Made:
+    """Make the plan, and carry it out unless it is only to be shown."""
+    made = _tried(repository, args)
+    if made is not None and (args.dry_run or made.plan.new == made.plan.old):
+        return made
+    with live.held(repository, args.name):
+        if made is None or repository.name(args.name) != made.plan.old:  # it was written to meanwhile
+            made = _planned(repository, args)
+        if not args.dry_run:
+            plan.apply(repository, *made)
+    return made
+
+
+def _tried(repository: Repository, args: Args) -> _Made | None:
+    """Make the plan while a mount of the name goes on; None if what it was made of is gone because of that."""
+    try:
+        return _planned(repository, args)
+    except (NotFound, MissingLink):
+        if not live.is_mounted(repository, args.name):
+            raise
+        return None
+
+
+def _planned(repository: Repository, args: Args) -> _Made:
     from store.chunker import FastCdc
 
+    batch, stage = repository.batch("merge")
     others = [plan.other(repository, batch, text) for text in args.others]
     base = repository.resolve(args.base) if args.base is not None else None
     if base is not None and directory.names(base.path):
         raise WrongKind(f"'{args.base}' is a part of a tree; only a whole tree can be the base")
-    return plan.made(
+    made = plan.made(
         repository,
         batch,
         FastCdc(),
@@ -97,6 +128,7 @@ def _planned(repository: Repository, batch: Batch, args: Args) -> Plan:
         strategy=args.strategy,
         message=args.message,
     )
+    return _Made(made, batch, stage)
 
 
 def _save_mounted(repository: Repository, texts: list[str]) -> None:
@@ -302,7 +334,11 @@ def _move(repository: Repository, text: str, target: Target, old: Cid, new: Cid,
     name = repository.name(target.name) if target.name is not None else None
     if name is None or target.name is None or name.version != old:
         raise WrongKind(f"'{text}' is no name, and only what a name points at can change")
-    repository.set_name(target.name, name, Name(new, name.head, name.made_up), batch, stage)
+    with live.held(repository, target.name):
+        name = repository.name(target.name)
+        if name is None or name.version != old:
+            raise RootMoved(f"'{target.name}' has changed meanwhile; try again")
+        repository.set_name(target.name, name, Name(new, name.head, name.made_up), batch, stage)
 
 
 def _counted(count: int, what: str) -> str:

@@ -19,6 +19,9 @@ def mount_options(parser: Parser) -> None:
     parser.add_argument("--name", metavar="NEW", help="go on under a new name: a fork")
     parser.add_argument("--read-only", action="store_true", help="nothing can be changed; any number of these may be")
     parser.add_argument("--foreground", action="store_true", help="stay; Ctrl-C saves and unmounts")
+    parser.add_argument("--auto-checkpoint", metavar="10m", help="save a version so often, if something changed")
+    rules = "'hourly=24,daily=7'"
+    parser.add_argument("--keep", metavar="POLICY", help=f"which versions stay after each, as with prune: {rules}")
     parser.add_argument("--allow-other", action="store_true", help="let other users in (root's mounts do so anyway)")
 
 
@@ -32,11 +35,20 @@ def mount(args: Args) -> int:
     A mount by root lets other users in under their own permissions; an ordinary user's lets
     in only that user, unless --allow-other is given (user_allow_other must be in /etc/fuse.conf).
 
+    --auto-checkpoint makes a version every so often (90s, 10m, 2h, 1d) if something changed since the last; with
+    --keep it then lets go of old versions of the name as `monofs prune` does, also of those made by hand.
+    `monofs status` says when, and what went wrong, if something did.
+
     Examples:
       monofs mount src ~/src
+      monofs mount src ~/src --auto-checkpoint 10m --keep hourly=24,daily=7
       monofs mount src ~/try --name experiment
       monofs mount src/docs /mnt --read-only
     """
+    if args.keep is not None and args.auto_checkpoint is None:
+        args.refuse("--keep says what stays after automatic checkpoints: it needs --auto-checkpoint")
+    if args.read_only and args.auto_checkpoint is not None:
+        args.refuse("a read-only mount never changes: there is nothing to --auto-checkpoint")
     store = config.store_path(args.store)
     mounts.start(
         store,
@@ -46,6 +58,8 @@ def mount(args: Args) -> int:
         read_only=args.read_only,
         foreground=args.foreground,
         allow_other=args.allow_other,
+        auto_checkpoint=args.auto_checkpoint,
+        keep=args.keep,
     )
     if args.name is None and not (args.read_only or args.foreground):
         (one,) = mounts.status(store, args.mountpoint)
@@ -66,8 +80,9 @@ def status(args: Args) -> int:
     """Show what is mounted, and what of it is not saved yet.
 
     JSON is a list of objects: mountpoint, pid, name (null for a read-only mount), head (the CID of the tree as
-    of the last commit), unsaved_bytes, last_commit (seconds since 1970), read_only, store. Where a
-    mount does not answer, unsaved_bytes and last_commit are null and problem says why.
+    of the last commit), unsaved_bytes, last_commit (seconds since 1970), read_only, store, auto_checkpoint
+    (null, or every, every_seconds, keep, last, next, problem). Where a mount does not answer,
+    unsaved_bytes and last_commit are null and problem says why.
 
     Examples:
       monofs status
@@ -80,7 +95,7 @@ def status(args: Args) -> int:
     for one in found:
         output.line(output.shown(os.fsencode(one["mountpoint"])))
         for key, value in _facts(one):
-            output.line(f"  {key:>11}: {value}")
+            output.line(f"  {key:>11}{':' if key else ' '} {value}")
     return 0
 
 
@@ -91,10 +106,23 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
     if one["unsaved_bytes"] is not None:
         facts.append(("unsaved", f"{output.human(one['unsaved_bytes'])} bytes"))
     if one["last_commit"] is not None:
-        facts.append(("last commit", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["last_commit"]))))
+        facts.append(("last commit", _moment(one["last_commit"])))
+    if one.get("auto_checkpoint"):
+        facts += _routine(one["auto_checkpoint"])
     if one.get("problem"):
         facts.append(("problem", one["problem"]))
     return [*facts, ("process", str(one["pid"]))]
+
+
+def _routine(one: dict[str, Any]) -> list[tuple[str, str]]:
+    keep = f", keeping {one['keep']}" if one["keep"] else ""
+    last = f"last {_moment(one['last'])}" if one["last"] is not None else "none yet"
+    facts = [("checkpoints", f"every {one['every']}{keep}"), ("", f"{last}; next {_moment(one['next'])}")]
+    return [*facts, ("", f"the last failed: {one['problem']}")] if one["problem"] else facts
+
+
+def _moment(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
 # checkpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from monofs_fuse import live
 from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import Args, Parser, opened
 from monofs_fuse.cli.history import local, row, versioned
@@ -27,8 +28,8 @@ def restore(args: Args) -> int:
     """Make a name's tree, or paths in it, what an earlier version had; prints the new tree's CID.
 
     That is a new version: what the tree is now stays in its history, and can be restored just so.
-    Only the paths change that are named, each with all that is below it. A name that is
-    mounted must be unmounted first.
+    Only the paths change that are named, each with all that is below it. If the name is mounted, what
+    is written there is saved first, and the mount shows the result when this returns.
 
     JSON is one object: version, tree.
 
@@ -46,7 +47,10 @@ def restore(args: Args) -> int:
             args.refuse("--to NAME says which name goes back to a version that is named by its CID")
         paths = [os.fsencode(path) for path in args.paths] or [b""]
         message = f"restored from {args.target}" if args.message is None else args.message
-        _print(args, rollback.back(repository, name, versioned(repository, target), paths, message))
+        then = versioned(repository, target)
+        with live.held(repository, name):
+            rolled = rollback.back(repository, name, then, paths, message)
+        _print(args, rolled)
     return 0
 
 
@@ -75,7 +79,7 @@ def undelete_options(parser: Parser) -> None:
 def undelete(args: Args) -> int:
     """Bring deleted files or directories back as they last were; prints the new tree's CID.
 
-    `monofs tombstones NAME` lists what was deleted. A name that is mounted must be unmounted first.
+    `monofs tombstones NAME` lists what was deleted. If NAME is mounted they are back there when this returns.
 
     JSON is one object: version, tree.
 
@@ -85,7 +89,9 @@ def undelete(args: Args) -> int:
     with opened(args) as repository:
         paths = [os.fsencode(path) for path in args.paths]
         message = f"undeleted {' '.join(args.paths)}" if args.message is None else args.message
-        _print(args, rollback.undelete(repository, args.name, paths, message))
+        with live.held(repository, args.name):
+            rolled = rollback.undelete(repository, args.name, paths, message)
+        _print(args, rolled)
     return 0
 
 
@@ -119,10 +125,12 @@ def prune_(args: Args) -> int:
     """
     policy = retention.parse(args.keep)
     with opened(args) as repository:
-        plan = prune.plan(repository, args.name, policy)
-        told = plan.freed(repository)
+        with live.held(repository, args.name):
+            plan = prune.plan(repository, args.name, policy)
+            told = plan.freed(repository)
+            if not args.dry_run and plan.dropped:
+                prune.apply(repository, plan)
         if not args.dry_run and plan.dropped:
-            prune.apply(repository, plan)
             collected(repository)
         if args.json:
             sides = {"kept": plan.kept, "dropped": plan.dropped}

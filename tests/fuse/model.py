@@ -186,6 +186,8 @@ class InFlight:
 
 
 class Pair:
+    name = "t"
+
     def __init__(self, chunker: Chunker | None = None) -> None:
         self.now = 1_000
         self.store = FlakyStore()
@@ -201,7 +203,7 @@ class Pair:
         self._mount()
 
     def _mount(self) -> None:
-        self.head = Head(self.repository, "t")
+        self.head = Head(self.repository, self.name)
         self.head._chunker = self.chunker
         self.tree = Worktree(self.repository.cache, self.head.load())
         self.lookups: dict[int, int] = {}

@@ -193,8 +193,6 @@ def test_mounted(forked: Monofs) -> None:
     point.mkdir()
     forked.ok("mount", "work", str(point))
     try:
-        assert "is mounted on" in forked.fails("merge", "work", "src")
-        assert "is mounted on" in forked.fails("conflicts", "work", "--all-resolved")
         plant(point, {"late": b"late\n", "dir/x": b"x\n"})
         assert forked.ok("diff", "work", str(point)).lines in ([], ["A\tdir/", "A\tdir/x", "A\tlate"])
         assert forked.ok("diff", "work~0", str(point)).lines == ["A\tdir/", "A\tdir/x", "A\tlate"]

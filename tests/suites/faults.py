@@ -143,13 +143,14 @@ def watched_lmdb(store: Watched, act: Act) -> Iterator[None]:
 class Desk(Pair):
     """A Pair over the store in `path`; its model is what is committed there under the name."""
 
-    def __init__(self, path: Path, chunker: Chunker, act: Act = calmly) -> None:
+    def __init__(self, path: Path, chunker: Chunker, act: Act = calmly, name: str = NAME) -> None:
+        self.name = name
         opened = Repository.open(path, create=False)
         self.store = Watched(opened.store, act, act)  # type: ignore[assignment]
         self.repository = Repository(path, self.store)  # type: ignore[arg-type]
         self.repository.cache = Cache(self.store, chunk_bytes=0, node_count=0)  # type: ignore[arg-type]
         self.chunker = chunker
-        record = self.repository.name(NAME)
+        record = self.repository.name(name)
         assert record is not None
         tree = version.load_tree(self.repository.cache, self.repository.head(record))
         self.saved = committed(self.repository.cache, tree)
