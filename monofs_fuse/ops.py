@@ -277,7 +277,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         """The mount is gone, and nobody will close anything any more."""
         for inode in list(self.tree.orphans):
             if lost.is_edited(inode):
-                lost.rescue(self.tree, inode, self._label)
+                try:
+                    lost.rescue(self.tree, inode, self._label)
+                except MonofsError as error:
+                    log.error("what was written to a file after it had been replaced is lost: %s", error)
 
     async def _rescue(self, inode: Inode) -> None:
         await self._ready(more=False)
