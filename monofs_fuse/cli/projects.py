@@ -99,7 +99,7 @@ def _add(args: Args) -> int:
 
     folder = Folder.find(Path.cwd()) or Folder(Path.cwd())
     home = _home(args, folder)
-    text = reading.load(folder.manifest) if folder.manifest.exists() else ""
+    text = reading.load(folder.manifest) if folder.manifest.exists() else _begun(folder)
     kind = args.kind or _kind(args.source, home)
     row = {kind: _from(folder, args.source) if kind == "directory" else args.source, **_declared(args)}
     new = editing.with_machine(text, folder.manifest, args.name, row)
@@ -111,6 +111,13 @@ def _add(args: Args) -> int:
             sources.find(repository, machine, folder.directory, ask=False).release()
     _tell(args, _done(folder, Wish(home, text=new)))
     return 0
+
+
+def _begun(folder: Folder) -> str:
+    """Return a new monofs.toml. The name is in it, so that a clone is the same project wherever it lies."""
+    from vmm.project import reading, toml
+
+    return f"[project]\nname = {toml.value(reading.default_name(folder.directory))}\n"
 
 
 def _kind(text: str, home: Path) -> str:

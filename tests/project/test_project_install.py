@@ -50,7 +50,7 @@ def test_an_image_is_locked_and_a_second_clone_gets_it_though_the_tag_has_moved(
     registry.push(layout.path, "lock/os:t", tag="1")
     added = shop.ok("add", "web", ref, "--memory", "1G", "--json", "--", "serve", "-v").json
     assert shop.folder.manifest.read_text() == (
-        f'[machines.web]\nimage = "{ref}"\ncommand = ["serve", "-v"]\nmemory = "1G"\n'
+        f'[project]\nname = "shop"\n\n[machines.web]\nimage = "{ref}"\ncommand = ["serve", "-v"]\nmemory = "1G"\n'
     )
     (one,) = lock.read(shop.folder.lock).values()
     assert (one.reference, one.platform, one.tree) == (ref, "linux/amd64", added[0]["tree"])

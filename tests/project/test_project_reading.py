@@ -41,7 +41,7 @@ depends_on = { db = "healthy", cache = "started" }
 restart = "on-failure:5"
 stop_grace = "1m30s"
 [machines.web.scripts]
-test = "make test"
+test = "make test && echo '$HOME'"
 lint = ["make", "lint"]
 
 [machines.db]
@@ -88,7 +88,7 @@ def test_everything_is_read() -> None:
         depends_on=(Dependency("db", "healthy"), Dependency("cache")),
         restart=Restart("on-failure", 5),
         stop_seconds=90.0,
-        scripts=(("test", ("make", "test")), ("lint", ("make", "lint"))),
+        scripts=(("test", ("/bin/sh", "-c", "make test && echo '$HOME'")), ("lint", ("make", "lint"))),
     )
     assert db.health == Health(("pg_isready",), 5.0, 0.5, 2, 0.0)
     assert (db.source, db.net) == (Source("name", "base~1/sub"), "user")
@@ -156,6 +156,7 @@ WRONG = [
     ("depends_on = { z = 'ready' }", True, "machines.a.depends_on.z: 'ready' is not one of started, healthy"),
     ("depends_on = { z = 'healthy' }", False, "machines.a.depends_on: 'z' has no health to wait for"),
     ("scripts = { t = [] }", True, "machines.a.scripts.t: there must be 1 to 1000, not 0"),
+    ("scripts = { t = ' ' }", False, "machines.a.scripts.t: a script must have a word at least"),
     ("scripts = { '-t' = 'x' }", True, "machines.a.scripts.-t: '-t' is not a script's name"),
 ]  # fmt: skip
 

@@ -38,6 +38,13 @@ def split(text: str) -> tuple[str, ...]:
     return found
 
 
+def shell(text: str) -> tuple[str, ...]:
+    """Return what has a shell run `text`. Raises BadSpec for nothing at all."""
+    if not text.strip():
+        raise BadSpec("a script must have a word at least")
+    return "/bin/sh", "-c", text
+
+
 def seconds(text: str) -> float:
     """Read "5s", "1m30s", "500ms"."""
     found = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", text))
@@ -82,6 +89,7 @@ _WORDS: Final = Rows(_TEXT, limits.texts_max)
 _SOME_WORDS: Final = Rows(_TEXT, limits.texts_max, 1)
 _COMMAND: Final = Either((Text("a command", of=split, examples=("httpd -f",)), _WORDS))
 _SOME_COMMAND: Final = Either((Text("a command", of=split, examples=("make test",)), _SOME_WORDS))
+_SCRIPT: Final = Either((Text("a line for a shell", of=shell, examples=("make test && make docs",)), _SOME_WORDS))
 _FILE: Final = Text("a path", r"[^\u0000]+", length_max=limits.path_bytes_max)
 _VALUE: Final = Either((_TEXT, Number(-(1 << 63), (1 << 63) - 1, "a number")))
 _PORT: Final = Text(
@@ -173,10 +181,10 @@ MACHINE: Final = Record(
             "scripts",
             Table(
                 Text("a script's name", r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}", length_max=63),
-                _SOME_COMMAND,
+                _SCRIPT,
                 limits.texts_max,
             ),
-            "commands for 'monofs run'",
+            "commands for 'monofs run'; a text is run by /bin/sh",
         ),
     ),
     one_of=SOURCES,
