@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from store.errors import NotFound
+
 if TYPE_CHECKING:  # most commands that could need this find that nothing is mounted
     from monofs_fuse.control import Connection, Doc
+    from store.cid import Cid
     from store.names import Name
     from store.repository import Repository
 
@@ -44,6 +47,22 @@ def held(repository: Repository, name: str) -> Iterator[None]:
             yield
         finally:
             repository.holder = None
+
+
+def checkpoint(repository: Repository, name: str, message: str = "") -> Cid:
+    """Make what `name` holds a Version, if it is none yet or there is a message. Returns the tree.
+
+    Raises NotFound, MountError.
+    """
+    with held(repository, name):
+        old = repository.name(name)
+        if old is None:
+            raise NotFound(f"no name '{name}', and no monofs is mounted there; 'monofs names' lists names")
+        tree = repository.head(old)
+        if old.head is not None or message:
+            batch, stage = repository.batch("checkpoint")
+            repository.publish(name, tree, batch, stage, message=message, old=old)
+        return tree
 
 
 class _Holder:

@@ -47,7 +47,7 @@ def check_free(path: str) -> str:
     except NotADirectoryError:
         raise MountError(f"{path} is not a directory") from None
     except OSError as error:
-        if error.errno == errno.ENOTCONN and _is_ours(mounted(real)):
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED) and _is_ours(mounted(real)):
             detach(real, lazy=True)
             return check_free(real)
         raise MountError(f"cannot use {path}: {error.strerror}") from None

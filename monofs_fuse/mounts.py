@@ -62,7 +62,7 @@ def umount(directory: str, *, lazy: bool = False, force: bool = False) -> str | 
     try:
         socket = _socket(directory)
     except OSError as error:
-        if error.errno != errno.ENOTCONN:
+        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):  # it was dead, or died while we asked
             raise MountError(f"cannot reach the mount on {directory}: {error.strerror}") from None
         mountpoint.detach(real, lazy=True)
         return None

@@ -6,9 +6,9 @@ import os
 import time
 from typing import Any
 
-from monofs_fuse import config, mounts
+from monofs_fuse import config, live, mountpoint, mounts
 from monofs_fuse.cli import output
-from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser
+from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, opened
 
 # mount
 
@@ -129,20 +129,27 @@ def _moment(when: float) -> str:
 
 
 def checkpoint_options(parser: Parser) -> None:
-    parser.positional("mountpoint", "mountpoint", "where it is mounted", metavar="DIR")
+    parser.positional("target", "target", "where it is mounted, or the name", metavar="DIR|NAME")
     parser.add_argument("-m", "--message", metavar="TEXT", default="", help="what to remember about this version")
 
 
 def checkpoint(args: Args) -> int:
-    """Save the tree that is mounted on DIR as a version of its name; prints the tree's CID.
+    """Save a name's tree as a version of it; prints the tree's CID.
 
-    When this returns, the version is on the disk.
+    The name is meant by itself or by where it is mounted; what begins with / or . is always a directory. Without a
+    message there is no new version of a tree that the last version has already. When this returns, the version is on
+    the disk.
 
     Examples:
       monofs checkpoint ~/src -m 'before the big change'
-      cid=$(monofs checkpoint ~/src)
+      cid=$(monofs checkpoint src)
+      monofs checkpoint shop/web   # while the machine runs
     """
-    output.line(mounts.checkpoint(args.mountpoint, args.message))
+    if args.target.startswith(("/", ".")) or mountpoint.mounted(os.path.realpath(args.target)) is not None:
+        output.line(mounts.checkpoint(args.target, args.message))
+        return 0
+    with opened(args) as repository:
+        output.line(str(live.checkpoint(repository, args.target, args.message)))
     return 0
 
 

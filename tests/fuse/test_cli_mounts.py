@@ -104,7 +104,37 @@ def test_what_cannot_be_mounted(monofs: Monofs) -> None:
 
 @pytest.mark.parametrize("args", [["umount"], ["checkpoint"], ["status"]])
 def test_where_nothing_is_mounted(monofs: Monofs, args: list[str]) -> None:
-    assert "no monofs is mounted on mnt" in monofs.fails(*args, "mnt")
+    assert "no monofs is mounted on ./mnt" in monofs.fails(*args, "./mnt")
+
+
+def test_a_checkpoint_of_a_name(monofs: Monofs) -> None:
+    (tree,) = monofs.ok("checkpoint", "t").lines
+    assert len(monofs.ok("log", "t").lines) == 1, "there was nothing to save"
+    assert monofs.ok("checkpoint", "t", "-m", "worth a mark").lines == [tree]
+    monofs.ok("mount", "t", "mnt")
+    (monofs.directory / "mnt/new").write_bytes(b"new")
+    (saved,) = monofs.ok("checkpoint", "t", "-m", "mounted").lines
+    assert status(monofs)[0]["head"] == saved != tree
+    assert monofs.ok("cat", "t/new").out == b"new"
+    (monofs.directory / "mnt/newer").write_bytes(b"newer")  # the mount goes on from there
+    monofs.ok("umount", "mnt")
+    messages = [line.split("root  ")[-1] for line in monofs.ok("log", "t").lines]
+    assert messages[1:3] == ["mounted", "worth a mark"]
+    assert monofs.ok("diff", "t~1", "t").lines == ["A\tnewer"]
+    assert "no name 'mnt3', and no monofs is mounted there" in monofs.fails("checkpoint", "mnt3")
+
+
+def test_a_checkpoint_of_what_a_killed_mount_had_committed(monofs: Monofs) -> None:
+    monofs.ok("mount", "t", "mnt")
+    with (monofs.directory / "mnt/new").open("wb") as file:
+        file.write(b"new")
+        file.flush()
+        os.fsync(file.fileno())
+    os.kill(status(monofs)[0]["pid"], signal.SIGKILL)
+    monofs.ok("umount", "mnt")
+    (saved,) = monofs.ok("checkpoint", "t", "-m", "rescued").lines
+    assert monofs.ok("diff", "t~1", "t").lines == ["A\tnew"]
+    assert monofs.ok("show", "t", "--json").json["tree"] == saved
 
 
 def test_umount_after_the_process_was_killed(monofs: Monofs) -> None:
