@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from monofs_fuse import limits
@@ -62,7 +62,8 @@ class Connection:
     def ask(self, request: Doc) -> Doc:
         """Send `request` and return the reply. Raises MountError if nobody answers or the reply is an error."""
         try:
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            with suppress(BrokenPipeError):  # it may have said why before it hung up
+                self._socket.sendall(json.dumps(request).encode() + b"\n")
             reply = self._line()
         except OSError as error:
             raise self._silent(error) from None

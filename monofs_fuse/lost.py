@@ -3,7 +3,7 @@
 Who has a file open while a merge replaces or removes it keeps what he has, as with any rename over it or unlink. If he
 writes to it after that, nobody else has these bytes. So when it is closed they are merged into what has the name now,
 as `store.merge` does it with what both sides changed; where that cannot be, the file gets a name again: its old one if
-that is free, else one beside it that says whose it is.
+that is free, else one beside it that says whose it is. Who has it synced cannot wait for that: it gets a name then.
 """
 
 from __future__ import annotations
@@ -31,17 +31,28 @@ def is_edited(inode: Inode) -> bool:
 
 
 def rescue(tree: Worktree, inode: Inode, whose: str) -> Place:
-    """Have what was written to a file since it lost its name in the tree again. The next commit saves it.
+    """Have what was written to a file since it lost its name in the tree again, as the last one closes it.
 
-    Returns the place of which the kernel knows too little now.
+    The next commit saves it. Returns the place of which the kernel knows too little now.
     """
     assert inode.lost is not None
     parent = _there(tree, inode.lost.parent, whose)
     there = tree.lookup(parent, inode.lost.name)
     if there is not None and (data := _merged(tree, inode, there)) is not None:
         _replace(tree, there, data)
-        log.info("'%s' was written to after it had been replaced: merged", printable(path_of(parent)))
+        log.info("'%s' was written to after it had been replaced: merged", printable(_path(parent, inode.lost.name)))
         return parent, inode.lost.name
+    return _named(tree, inode, parent, whose)
+
+
+def keep(tree: Worktree, inode: Inode, whose: str) -> Place:
+    """Let a file that lost its name have one again, as it is. Returns that."""
+    assert inode.lost is not None
+    return _named(tree, inode, _there(tree, inode.lost.parent, whose), whose)
+
+
+def _named(tree: Worktree, inode: Inode, parent: Directory, whose: str) -> Place:
+    assert inode.lost is not None
     name = _free(tree, parent, inode.lost.name, whose)
     tree.adopt(inode, parent, name)
     log.warning("what was written to a file after it had been replaced is '%s'", printable(path_of(inode)))
@@ -97,6 +108,11 @@ def _there(tree: Worktree, directory: Directory, whose: str) -> Directory:
     if directory is not tree.root and not directory.names:  # somebody removed it himself
         return tree.root
     return directory
+
+
+def _path(parent: Directory, name: bytes) -> bytes:
+    above = path_of(parent)
+    return above + b"/" + name if above else name
 
 
 def _free(tree: Worktree, parent: Directory, name: bytes, whose: str) -> bytes:

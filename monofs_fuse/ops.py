@@ -270,7 +270,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         tree = self._tree(ino)
         inode = tree.inode(ino)
         if tree is self.tree and inode.opens == 1 and lost.is_edited(inode):
-            await self._rescue(inode)
+            await self._rescue(inode, lost.rescue)
         tree.closed(inode)
 
     def rescue_all(self) -> None:
@@ -282,16 +282,19 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
                 except MonofsError as error:
                     log.error("what was written to a file after it had been replaced is lost: %s", error)
 
-    async def _rescue(self, inode: Inode) -> None:
+    async def _rescue(self, inode: Inode, how: Callable[[Worktree, Inode, str], lost.Place]) -> None:
         await self._ready(more=False)
         if lost.is_edited(inode):
-            parent, name = lost.rescue(self.tree, inode, self._label)
+            parent, name = how(self.tree, inode, self._label)
             pyfuse3.invalidate_entry_async(parent.ino, name, ignore_enoent=True)
 
     @_answering
     async def fsync(self, ino: int, datasync: bool) -> None:
         if ino < PAST:
-            await self._saver.save(self.tree.inode(ino))
+            inode = self.tree.inode(ino)
+            if lost.is_edited(inode):  # what is in no tree would not outlive us
+                await self._rescue(inode, lost.keep)
+            await self._saver.save(inode)
 
     @_answering
     async def fsyncdir(self, handle: int, datasync: bool) -> None:

@@ -22,7 +22,7 @@ from tests.store.models import tiny
 from tests.suites.faults import model_of
 
 FILE, DIRECTORY = Entry("file", 0o644), Entry("dir", 0o755)
-ROUNDS = 120
+ROUNDS = 80
 STEPS = 40
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -216,7 +217,6 @@ def test_what_is_written_to_a_replaced_file_is_kept(live: Live) -> None:
     mapped[:4] = b"LATE"
     os.close(other)
     mapped.close()
-    os.fsync(replaced)
     assert not (live.mnt / "other~src").exists(), "not before it is closed"
     os.close(replaced)
     os.close(gone)
@@ -229,12 +229,43 @@ def test_what_is_written_to_a_replaced_file_is_kept(live: Live) -> None:
     live.check()
 
 
+def test_what_was_merged_into_meanwhile(live: Live) -> None:
+    """What was written too late is merged as two forks are, if nobody has the new file open."""
+    first, second = os.open(live.mnt / "text", os.O_RDWR), os.open(live.mnt / "text", os.O_RDWR)
+    plant(live.tree, {"text": LINES.replace("8", "eight").encode()})
+    live.merged()
+    os.chmod(live.mnt / "text", 0o640)
+    os.pwrite(first, b"X", 0)
+    os.close(first)
+    assert "X" not in (live.mnt / "text").read_text(), "somebody has it open"
+    os.close(second)
+    until(lambda: (live.mnt / "text").read_text() == "X" + LINES[1:].replace("8", "eight"))
+    assert stat.S_IMODE((live.mnt / "text").stat().st_mode) == 0o640
+    assert "text~src" not in os.listdir(live.mnt)
+    live.check()
+
+
+def test_what_was_synced_survives_in_a_replaced_file_too(live: Live) -> None:
+    fd = os.open(live.mnt / "text", os.O_RDWR)
+    plant(live.tree, {"text": LINES.replace("8", "eight").encode()})
+    live.merged()
+    os.pwrite(fd, b"X", 0)
+    os.fsync(fd)
+    assert os.fstat(fd).st_ino == (live.mnt / "text~src").stat().st_ino
+    os.kill(live.status()["pid"], signal.SIGKILL)
+    with suppress(OSError):
+        os.close(fd)
+    live.ok("mount", "src", "mnt")
+    assert (live.mnt / "text~src").read_text() == "X" + LINES[1:]
+    live.check()
+
+
 def test_late_writes_are_saved_by_a_forced_umount(live: Live) -> None:
     fd = os.open(live.mnt / "other", os.O_RDWR)
     plant(live.tree, {"other": b"other content\n"})
     live.merged()
     os.pwrite(fd, b"late", 0)
-    os.fsync(fd)
+    live.ok("checkpoint", "mnt")
     live.ok("umount", "--force", "mnt")
     with suppress(OSError):  # it was not asked whether it may
         os.close(fd)
@@ -519,6 +550,31 @@ def test_unmounted_while_it_is_held(live: Live) -> None:
             connection.ask({"op": "move", "old": name, "new": name})
     live.ok("mount", "src", "mnt")
     live.check()
+
+
+def test_who_holds_it_for_too_long(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from monofs_fuse import limits, mounts\n"
+        "limits.hold_seconds_max = 0.2\n"
+        f"mounts.start(Path({str(tmp_path / 'store')!r}), 'src', {str(tmp_path / 'mnt')!r})"
+    )
+    live = Live(tmp_path)
+    plant(live.tree, BEGINNING)
+    live.ok("import", "tree", "--name", "src")
+    live.ok("name", "work", "src")
+    live.mnt.mkdir()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    try:
+        name = {"version": live.names()["src"]["version"], "head": None, "made_up": False}
+        with control.Connection(socket_of(live.mnt)) as connection:
+            connection.ask({"op": "hold"})
+            (live.mnt / "new").write_bytes(b"new")  # which waits
+            with pytest.raises(MountError, match="held for over"):
+                connection.ask({"op": "move", "old": name, "new": name})
+        assert (live.mnt / "new").read_bytes() == b"new"
+        live.check()
+    finally:
+        subprocess.run(["umount", "-l", live.mnt], check=False, capture_output=True)
 
 
 # By themselves
