@@ -141,9 +141,11 @@ class Repository:
         """
         if (found := self._resolved(text)) is not None:
             return found
-        for base in self._bases():
+        for base in self.bases():
             if (found := base._resolved(text)) is not None:
                 return found._replace(name=None)  # nobody may write there from here
+        if text.startswith(names.EXPLICIT):
+            raise NotFound(f"no image '{printable(os.fsencode(text))}' in {self.path}; 'monofs images' lists them")
         first = text.partition("/")[0]
         raise NotFound(f"no name '{printable(os.fsencode(first))}' in {self.path}; 'monofs names' lists them")
 
@@ -155,13 +157,13 @@ class Repository:
         image = images.resolve(self.store, self.cache, text)
         return None if image is None else Target(image[0], None, image[1])
 
-    def _bases(self) -> Iterator[Repository]:
+    def bases(self) -> Iterator[Repository]:
         """Yield the stores that this one leans on, and those that they lean on."""
         if isinstance(self.store, LayeredStore):
             for base, path in zip(self.store.bases, place.read_config(self.path).bases):
                 below = Repository(Path(path), base)
                 yield below
-                yield from below._bases()
+                yield from below.bases()
 
     def named(self, text: str) -> Target | None:
         """Return what a name or a CID with a path means; None where there is neither. Raises as `resolve` does."""

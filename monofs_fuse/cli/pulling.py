@@ -12,7 +12,7 @@ from monofs_fuse.cli.arguments import Args, Parser, opened
 from store import version
 from store.errors import NameTaken, RootMoved
 from store.names import Name
-from store.oci import credentials, media, pull, reference, registry, settings
+from store.oci import credentials, limits, media, pull, reference, registry, settings
 from store.oci.config import Config
 from store.oci.credentials import Credential
 from store.oci.errors import Denied, NotInRegistry
@@ -198,10 +198,12 @@ def login(args: Args) -> int:
     host = reference.check_registry(args.registry or known.default)
     if not args.username and args.password_stdin:
         args.refuse("--password-stdin needs a --username")
-    user = args.username or input(f"User for {host}: ")
-    password = sys.stdin.readline().rstrip("\r\n") if args.password_stdin else getpass.getpass(f"Password for {user}: ")
-    if not user or not password:
-        args.refuse("a user and a password are needed")
+    user = args.username or _asked(args, f"User for {host}: ", secret=False)
+    password = _from_stdin(args) if args.password_stdin else _asked(args, f"Password for {user}: ", secret=True)
+    if not user or not password or not (user + password).isprintable():
+        args.refuse("a user and a password are needed, each one line of text")
+    if ":" in user:
+        args.refuse("a user's name has no colon: a registry would take what follows for the password")
     credential = Credential(user, password)
     try:
         registry.Registry(registry.wire(known.endpoint(host), credential), "").ping()
@@ -209,6 +211,29 @@ def login(args: Args) -> int:
         raise Denied(f"{host} does not accept them: {error}") from None
     output.note(f"kept in {credentials.put(credentials.path(), host, credential)}")
     return 0
+
+
+def _asked(args: Args, prompt: str, *, secret: bool) -> str:
+    """Ask on the terminal."""
+    if not sys.stdin.isatty():
+        args.refuse("there is no terminal to ask on; use --username and --password-stdin")
+    try:
+        if secret:
+            return getpass.getpass(prompt)
+        print(prompt, end="", file=sys.stderr, flush=True)  # stdout is for answers
+        return input()
+    except EOFError:
+        return ""
+
+
+def _from_stdin(args: Args) -> str:
+    line = sys.stdin.buffer.readline(limits.password_bytes_max + 2).rstrip(b"\r\n")
+    if len(line) > limits.password_bytes_max:
+        args.refuse(f"a password of over {limits.password_bytes_max} bytes is none")
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def logout_options(parser: Parser) -> None:

@@ -126,12 +126,10 @@ def _health(run: dict[str, Any]) -> Health | None:
     """Docker's HEALTHCHECK. Times are in ns; 0 and nothing mean its defaults."""
     doc = _object(run, "Healthcheck")
     kind, *words = _texts(doc, "Test") or ("NONE",)
-    if kind == "CMD-SHELL" and len(words) == 1:
+    if kind not in ("CMD", "CMD-SHELL") or not words:
+        return None
+    if kind == "CMD-SHELL":
         words = [*(_texts(run, "Shell") or ("/bin/sh", "-c")), *words]
-    elif kind != "CMD":
-        return None
-    if not words:
-        return None
     numbers = {key: doc.get(key) or 0 for key in ("Interval", "Timeout", "StartPeriod", "Retries")}
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers.values()):
         raise BadImage("the image's health check has a number that is none")

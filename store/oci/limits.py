@@ -59,3 +59,4 @@ token_seconds_max: Final = 86400
 upload_bytes: Final = 8 * MIB
 settings_bytes_max: Final = 1 * MIB
 helper_seconds: Final = 60.0
+password_bytes_max: Final = 16 * KIB  # tokens are long

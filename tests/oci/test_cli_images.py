@@ -154,8 +154,8 @@ def test_log_in_and_out(monofs: Monofs, layout: Layout, tmp_path: Path) -> None:
         settings.write_text(f'default = "{made.name}"\n[registry."{made.name}"]\nca = "{made.cert}"\n')
         assert f"monofs login {made.name}" in monofs.fails("pull", ref)
 
-        def login(password: str) -> tuple[int, str]:
-            command = [PROGRAM, "login", made.name, "-u", USER, "--password-stdin"]
+        def login(password: str, user: str = USER) -> tuple[int, str]:
+            command = [PROGRAM, "login", made.name, "-u", user, "--password-stdin"]
             done = subprocess.run(
                 command, input=password + "\n", capture_output=True, text=True, env=monofs.env, timeout=60
             )
@@ -163,6 +163,13 @@ def test_log_in_and_out(monofs: Monofs, layout: Layout, tmp_path: Path) -> None:
 
         code, said = login("wrong")
         assert code == 1 and "does not accept" in said
+        assert not (monofs.directory / ".docker/config.json").exists()
+        for bad in ("", "\x1b[31m", "x" * 20_000, "a\0b"):
+            code, said = login(bad)
+            assert (code, said.count("\n")) == (2, 1), said
+        assert "no terminal" in monofs.fails("login", made.name, code=2)
+        assert "no terminal" in monofs.fails("login", made.name, "-u", "x", code=2)
+        assert "no colon" in login("x", "a:b")[1]
         assert not (monofs.directory / ".docker/config.json").exists()
         code, said = login(PASSWORD)
         assert code == 0, said
