@@ -14,7 +14,7 @@ from monofs_fuse.errors import MountError
 from store.errors import MonofsError, StoreError
 from store.names import Name
 from store.repository import Repository
-from vmm.errors import VmError
+from vmm.errors import Outside, VmError
 from vmm.pids import Pid
 from vmm.state import Row
 from vmm.tenancy import Returned
@@ -59,6 +59,8 @@ class Tenancy:
                 Path(row.root).mkdir(mode=0o700, parents=True)
                 mounts.start(self._store, row.fork or row.tree or row.target, row.root, read_only=row.fork is None)
                 timings["mount"] = time.monotonic() - start
+            if row.image and row.fork is not None:
+                _make_workdir(row)
             (status,) = mounts.status(self._store, row.root)
             self._keeper = Pid.of(int(status["pid"]))
             self._row = replace(row, tree=str(status["head"]))
@@ -81,6 +83,18 @@ class Tenancy:
             if self._row.keep is not None:
                 _check_keep(repository, self._row.keep)
             session.fork(repository, self._row.tree or self._row.target, name)
+
+
+def _make_workdir(row: Row) -> None:
+    """Make the directory that an image wants to be run in, if it lacks it, as Docker does."""
+    from vmm import confined
+
+    root = os.open(row.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(Outside):  # the machine will say what is missing
+            confined.make_directories(root, (row.command or row.image)["workdir"])
+    finally:
+        os.close(root)
 
 
 def give_back(store: Path, row: Row) -> Returned:

@@ -38,3 +38,27 @@ def open_in(root: int, path: str, flags: int, mode: int = 0) -> int:
         if number == errno.ENOSYS:
             raise Outside("this kernel cannot keep a path inside a tree (openat2 is in Linux 5.6 and later)")
         raise OSError(number, os.strerror(number), path)
+
+
+def make_directories(root: int, path: str) -> None:
+    """Make a directory and those above it, where they are missing. Nothing is done where something else is in the way.
+
+    Raises OSError, and Outside as `open_in` does.
+    """
+    names = [name for name in path.split("/") if name]
+    for count in range(1, len(names) + 1):
+        here = "/".join(names[:count])
+        try:
+            os.close(open_in(root, here, os.O_PATH | os.O_DIRECTORY))
+        except FileNotFoundError:
+            above = open_in(root, "/".join(names[: count - 1]), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.mkdir(names[count - 1], 0o755, dir_fd=above)
+            except FileExistsError:  # a link that leads nowhere
+                return
+            finally:
+                os.close(above)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+                return
+            raise

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fuse.cli_command import plant
 from vmm import limits
-from vmm.confined import open_in
+from vmm.confined import make_directories, open_in
 from vmm.copying import into, out_of
 
 
@@ -54,6 +54,24 @@ def test_nothing_leads_out(root: int, tree: Path) -> None:
     descriptor = open_in(root, "passwd", os.O_RDONLY)
     assert os.read(descriptor, 100) == b"the tree's", "a link to an absolute path is meant inside"
     os.close(descriptor)
+
+
+def test_directories_are_made_inside(root: int, tree: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    for path in ("/", "dir", "absolute/new", "relative/new", "dir/up/new", "around/new", "dir/f/new", "proc/x/new"):
+        make_directories(root, path)
+    assert sorted(tmp_path.rglob("*")) == before, "what is there, and what is in the way, stays as it is"
+    (tree / "link").symlink_to("/dir")
+    make_directories(root, "/srv/a b/c")
+    make_directories(root, "link/new")
+    assert (tree / "srv/a b/c").stat().st_mode & 0o777 == 0o755 & ~umask()
+    assert (tree / "dir/new").is_dir()
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
 
 
 @pytest.mark.parametrize("path", ["absolute/file", "relative", "dir/up", "../secret", "proc", "around", "nothing"])

@@ -104,6 +104,13 @@ def test_what_a_person_says_goes_before(host: Host) -> None:
     assert said(host, "a/none:t", "--", "sh", "-c", "echo $A") == ["none"]
 
 
+def test_a_directory_that_the_image_lacks_is_made(host: Host, registry: Registry) -> None:
+    done = host.ok("vm", "run", "--workdir", "/new/er", "a/b:t")
+    assert done.lines == ["image image cmd 1", "at /new/er"]
+    assert host.ok("ls", f"{result_of(done)}/new").lines == ["er"]
+    assert host.run("vm", "run", "--workdir", "/newer", host.names().popitem()[0]).code != 0, "no image, no directory"
+
+
 def test_the_fork_has_a_name_that_people_can_read(host: Host, registry: Registry) -> None:
     script = ["--entrypoint", "", "a/b:t", "--", "sh", "-c", "echo new > f"]
     done = host.ok("vm", "run", *script)
