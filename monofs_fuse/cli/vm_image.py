@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -82,9 +83,11 @@ def _meant(repository: Repository | None, text: str, default: str) -> Reference 
 
 
 def _pulled(store: Path, text: str, wanted: Reference, known: Settings) -> Image:
-    from monofs_fuse.cli import bars, pulling  # what speaks to registries takes a while to load
+    from monofs_fuse.cli import bars, output, pulling  # what speaks to registries takes a while to load
     from store.oci import media, pull
 
+    if sys.stderr.isatty():
+        output.note(f"asking for {wanted.key}")
     try:
         source, resolved = pulling.looked_up(wanted, known, media.host())
     except RegistryError as error:

@@ -15,7 +15,8 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit, u
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, InsecureRequestWarning, NewConnectionError, SSLError
+from urllib3 import exceptions
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, InsecureRequestWarning, NewConnectionError, SSLError
 
 from store.oci import limits
 from store.oci.credentials import Credential
@@ -344,11 +345,14 @@ def _context(endpoint: Endpoint) -> ssl.SSLContext:
 
 def _is_final(error: Exception, number: int) -> bool:
     """True if trying again will not help: nobody vouches for the other side, or nobody is there."""
-    return isinstance(error, SSLError) or (isinstance(error, NewConnectionError) and number >= limits.refusals_max)
+    nobody = isinstance(error, (NewConnectionError, ConnectTimeoutError))
+    return isinstance(error, SSLError) or (nobody and number >= limits.refusals_max)
 
 
 def _reason(error: BaseException) -> str:
     """Return the innermost reason in a few words; urllib3 wraps them several times."""
+    if isinstance(error, exceptions.TimeoutError) and not isinstance(error, NewConnectionError):
+        return "it does not answer"
     for inner in (error.__cause__, *error.args):
         if isinstance(inner, ssl.SSLCertVerificationError):
             return f"its certificate is not good ({_printable(inner.verify_message)})"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -134,6 +136,20 @@ def test_nobody_there(repository: Repository) -> None:
 
 
 # TLS and passwords
+
+
+def test_somebody_who_does_not_answer(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried for minutes. The first accepts no connection, the second says nothing on one."""
+    monkeypatch.setattr(limits, "connect_seconds", 0.1)
+    monkeypatch.setattr(limits, "read_seconds", 0.1)
+    for backlog in (0, 100):
+        with contextlib.ExitStack() as held, socket.create_server(("127.0.0.1", 0), backlog=backlog) as deaf:
+            for _ in range(0 if backlog else 8):
+                waiting = held.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(deaf.getsockname())
+            with pytest.raises(RegistryError, match="does not answer"):
+                get(repository, f"localhost:{deaf.getsockname()[1]}/x")
 
 
 def test_a_password_and_our_own_certificate(repository: Repository, secure: registries.Registry) -> None:

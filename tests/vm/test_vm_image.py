@@ -280,6 +280,7 @@ def test_a_pull_that_is_interrupted(host: Host, how: signal.Signals) -> None:
 
 def test_a_bar_for_each_layer(host: Host) -> None:
     with terminal(host, "vm", "run", "-t", "--entrypoint", "echo", "a/b:t", "--", "done") as shown:
+        shown.expect(b"asking for localhost:")
         shown.expect(sha(gzip.compress(LAYER, 1, mtime=0))[7:19].encode())
         shown.expect(b"done")
         assert shown.code() == 0
