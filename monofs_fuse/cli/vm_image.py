@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -46,10 +47,10 @@ def found(store: Path, text: str, policy: str | None) -> Image | None:
         wanted = _meant(repository, text, known.default)
         if wanted is None:
             return None
-        record = None if repository is None else images.find(repository.store, wanted)
-        if repository is not None and record is not None and policy != "always":
-            image = images.load(repository.cache, record.image)
-            return _made(wanted, image, image.read_config(repository.cache))
+        for each in [] if policy == "always" else _all(repository):
+            if (record := images.find(each.store, wanted)) is not None:
+                image = images.load(each.cache, record.image)
+                return _made(wanted, image, image.read_config(each.cache))
     if policy == "never":
         raise NotFound(f"{_no_name(text, wanted, store)}no image '{wanted.key}' here; --pull missing fetches it")
     return _pulled(store, text, wanted, known)
@@ -64,15 +65,15 @@ def defaults_of(config: Config) -> Defaults:
 
 def _meant(repository: Repository | None, text: str, default: str) -> Reference | None:
     """Return the image that is meant, be it here or not. What means something here already goes on to mean that."""
-    if repository is not None:
-        if repository.named(text) is not None:
+    for each in _all(repository):
+        if each.named(text) is not None:
             return None
-        if (here := images.meant(repository.store, text)) is not None:
+        if (here := images.meant(each.store, text)) is not None:
             wanted, record, path = here
             if not path.strip("/."):
                 return wanted
-            tree = version.load_tree(repository.cache, images.load(repository.cache, record.image).tree)
-            if directory.find(repository.cache, tree.root, path.encode()) is not None:
+            tree = version.load_tree(each.cache, images.load(each.cache, record.image).tree)
+            if directory.find(each.cache, tree.root, os.fsencode(path)) is not None:
                 return None
     try:
         return reference.parse(text, default)
@@ -80,6 +81,11 @@ def _meant(repository: Repository | None, text: str, default: str) -> Reference 
         if text.startswith(EXPLICIT):
             raise
         return None
+
+
+def _all(repository: Repository | None) -> list[Repository]:
+    """Return a store and those that it leans on."""
+    return [] if repository is None else [repository, *repository.bases()]
 
 
 def _pulled(store: Path, text: str, wanted: Reference, known: Settings) -> Image:

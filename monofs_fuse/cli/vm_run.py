@@ -231,7 +231,7 @@ def _is_named(store: Path, target: str) -> bool:
     if not place.exists(place.config_path(store)):
         return False
     with closing(Repository.open(store, create=False)) as repository:
-        return repository.named(target) is not None
+        return any(each.named(target) is not None for each in (repository, *repository.bases()))
 
 
 def _published(run: Defaults, spec: MachineSpec) -> list[Publish]:

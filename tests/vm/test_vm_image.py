@@ -209,6 +209,18 @@ def test_what_has_a_meaning_here_keeps_it(host: Host, registry: Registry) -> Non
     host.ok("umount", "m")
 
 
+def test_a_store_over_another_has_its_images_and_names(host: Host) -> None:
+    host.ok("vm", "run", "a/b:t")
+    host.ok("name", "mine", "a/b:t")
+    upper = {"MONOFS_STORE": str(host.directory / "upper")}
+    host.ok("init", "--base", str(host.store), env=upper)
+    host.registries.write_text('default = "localhost:1"\n')
+    full = host.ok("images", "--json").json[0]["reference"]
+    assert host.ok("vm", "run", full, env=upper).lines == ["image image cmd 1", "at /srv"]
+    assert host.ok("vm", "run", "mine", "--", "ls", env=upper).lines == ["srv", "tmp"]
+    assert host.ok("vm", "ps", "-a", "--json", env=upper).json[0]["image"] == {}
+
+
 def test_what_is_meant_by_nobody(host: Host, registry: Registry) -> None:
     line = host.fails("vm", "run", "nosuch")
     assert f"no name 'nosuch' in {host.store}; no image '{registry.name}/nosuch:latest'" in line
@@ -217,7 +229,7 @@ def test_what_is_meant_by_nobody(host: Host, registry: Registry) -> None:
     assert not host.store.exists() or host.machines() == []
     assert "lower case" in host.fails("vm", "run", "docker://Nosuch")
     host.ok("vm", "run", "a/b:t")
-    for text in ("nosuch~1", "Nosuch", "no such", "bafynonsense", "a/b:t/nothing/here"):
+    for text in ("nosuch~1", "Nosuch", "no such", "bafynonsense", "a/b:t/nothing/here", "a/b:t/\udcff", "\udcff"):
         host.fails("vm", "run", text)
     host.assert_clean()
 
