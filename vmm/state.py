@@ -185,6 +185,8 @@ def new_id() -> str:
 
 
 def _value(name: str, value: Any) -> Any:
+    if isinstance(value, str):  # a path in a tree may be any bytes, which SQLite's texts may not
+        return value.encode("utf-8", "backslashreplace").decode()
     return json.dumps(value) if name in _JSON else int(value) if name in _FLAGS else value
 
 

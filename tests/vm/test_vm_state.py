@@ -8,6 +8,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ def test_a_row_comes_back_as_it_was(state: State) -> None:
     state.remove("aa")
     assert state.get("aa") is None
     state.update("aa", status="exited")
+
+
+def test_a_target_that_is_no_text(state: State) -> None:
+    state.add(replace(row("aa"), target="t/\udcff"))
+    assert state.find("aa").target == "t/\\udcff"
 
 
 def test_finding(state: State) -> None:
