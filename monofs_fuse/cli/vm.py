@@ -12,7 +12,7 @@ from store.errors import MonofsError
 from vmm.errors import VmError
 
 if TYPE_CHECKING:
-    from vmm.state import State
+    from vmm.state import Row, State
 
 FAILED: Final = 125  # monofs itself failed, where other exit codes are the command's
 
@@ -50,6 +50,19 @@ def machines(store: Path, *, create: bool = False) -> Iterator[tuple[Path, State
     with state.State(directory, create=create) as listed:
         reconcile.reconcile(directory, listed, partial(tenancy.give_back, store))
         yield directory, listed
+
+
+def settled(store: Path, id: str) -> Row | None:
+    """Return a machine whose supervisor has hung up: it has ended, or was killed, and this clears up after it."""
+    from vmm import limits
+
+    with machines(store) as (_, listed):
+        found = listed.get(id)
+    if found is None or not found.living:
+        return found
+    found.supervisor.wait(limits.end_seconds)  # a process that is killed hangs up before it is gone
+    with machines(store) as (_, listed):
+        return listed.get(id)
 
 
 def resolve(store: Path, target: str) -> Any:

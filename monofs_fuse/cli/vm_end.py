@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monofs_fuse import config
 from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import Args, Parser
-from monofs_fuse.cli.vm import explained, machines
+from monofs_fuse.cli.vm import explained, machines, settled
 
 if TYPE_CHECKING:
     from vmm.state import Row
@@ -113,16 +112,10 @@ def _ended(args: Args, **request: Any) -> Row:
         assert ending.ended is not None
         return row_of(ending.ended)
     except SupervisorGone:
-        found = _settled(store, row)
+        found = settled(store, row.id)
         if found is None:
             raise NoMachine(f"machine {args.machine} has ended and was removed") from None
         return found
-
-
-def _settled(store: Path, row: Row) -> Row | None:
-    """Look again: it has just ended, or its supervisor was killed and this clears up after it."""
-    with machines(store) as (_, listed):
-        return listed.get(row.id)
 
 
 # rm

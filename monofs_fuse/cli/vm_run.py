@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from monofs_fuse import config, mountpoint
 from monofs_fuse.cli import output
 from monofs_fuse.cli.arguments import Args, Parser
-from monofs_fuse.cli.vm import FAILED, explained, machines, resolve
+from monofs_fuse.cli.vm import FAILED, explained, machines, resolve, settled
 from monofs_fuse.cli.vm_command import command_doc, command_options, plain, stdin_of, wishes_of
 from vmm.errors import BadSpec, SupervisorGone
 
@@ -326,8 +326,7 @@ def _detached(connection: socket.socket, args: Args) -> int:
 
 def _orphaned(store: Path, row: Row) -> int:
     """Our supervisor was killed: clear up after it, and say what became of the tree."""
-    with machines(store) as (_, listed):
-        found = listed.get(row.id)
+    found = settled(store, row.id)
     if found is None:
         raise SupervisorGone(f"the machine's supervisor ended at once; see {store / 'vm' / row.id / 'supervisor.log'}")
     if found.result is not None:
