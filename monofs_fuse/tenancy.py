@@ -38,6 +38,11 @@ def fork_name(target: str, id: str) -> str:
     return f"vm-{id}" if not stem or cid.looks_like(target.partition("/")[0]) else f"{stem}-vm-{id}"
 
 
+def is_own(row: Row) -> bool:
+    """True for a machine that lives in a name itself and not in a fork of it: nothing is made, nothing forgotten."""
+    return row.fork is not None and row.fork == row.target
+
+
 class Tenancy:
     """The tree of one machine. Made before there are threads, because mounting forks."""
 
@@ -52,7 +57,7 @@ class Tenancy:
         try:
             if row.mounted:
                 start = time.monotonic()
-                if row.fork is not None:
+                if row.fork is not None and not is_own(row):
                     self._fork(row.fork)
                     timings["fork"] = time.monotonic() - start
                     start = time.monotonic()
@@ -112,6 +117,8 @@ def give_back(store: Path, row: Row) -> Returned:
             if repository.name(row.fork) is None:  # it was let go before
                 return Returned(result or row.tree, note=busy)
             result = result or str(repository.resolve(row.fork).tree)
+            if is_own(row):
+                return Returned(result, row.fork, busy)
             try:
                 return Returned(result, _settled(repository, row, row.fork), busy)
             except StoreError as error:

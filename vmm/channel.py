@@ -305,6 +305,8 @@ class Channel:
 
     async def start(self, command: Command) -> Process:
         """Raises CommandFailed when it cannot be started, MachineDied."""
+        if len(self._processes) >= limits.commands_max:  # which a guest that answers would have refused
+            raise CommandFailed(126, "too many commands are running in this machine")
         self._last += 1
         process = Process(self, self._last, is_terminal=command.terminal)
         self._processes[self._last] = process

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
+import signal
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Self
@@ -17,6 +19,7 @@ from vmm.project.manifest import Health
 from vmm.spec import Command
 
 _TCP: Final = "tcp"
+_SIGNAL: Final = re.compile(r"(?P<number>[0-9]{1,3})|(SIG)?(?P<name>[A-Z]{2,9}[0-9]?)(?P<more>[+-][0-9]{1,2})?")
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,16 @@ def published(defaults: Defaults, taken: Collection[int] = ()) -> tuple[list[int
                     f"the image offers over {limits.publish_max} ports, too many for all of them: choose with --publish"
                 )
     return list(ports), others
+
+
+def stop_signal(text: str) -> int:
+    """Return the number of the signal by which an image wants to be asked to end; TERM if it says none, or nonsense."""
+    found = _SIGNAL.fullmatch(text.upper())
+    if found is None:
+        return signal.SIGTERM
+    name, more = found["name"], int(found["more"] or 0)
+    number = int(getattr(signal, f"SIG{name}", signal.SIGTERM) if name else found["number"]) + more
+    return number if 0 < number < signal.NSIG else signal.SIGTERM
 
 
 def parse_entrypoint(text: str) -> tuple[str, ...]:

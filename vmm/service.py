@@ -53,6 +53,7 @@ class _Service:
         self._talking = 0
         self._fewer = trio.Event()
         self._requests: dict[str, Callable[[Talk, wire.Doc], Awaitable[None]]] = {
+            "begun": self._begun,
             "exec": self._exec,
             "stop": self._stop,
             "kill": self._kill,
@@ -93,8 +94,7 @@ class _Service:
         life = self._life
         await talk.tell(id=life.row.id, name=life.row.name)
         if detached:
-            await _any(life.begun, life.over)
-            await self._say_begun(talk)
+            await self._begun(talk, {})
             return
         send, receive = trio.open_memory_channel[tuple[int, bytes]](0)
         stdin = Stdin(talk)
@@ -116,7 +116,8 @@ class _Service:
             receive.close()
             life.leave(limits.stop_seconds)  # for nobody but its owner it would run on
 
-    async def _say_begun(self, talk: Talk) -> None:
+    async def _begun(self, talk: Talk, request: wire.Doc) -> None:
+        await _any(self._life.begun, self._life.over)
         if self._life.begun.is_set():
             await talk.tell(begun=True)
         else:
@@ -156,29 +157,34 @@ class _Service:
         await _any(life.up, life.over)
         if life.machine is None or life.row.ended is not None or life.over.is_set():
             raise WrongState(f"machine {life.row.id} has ended")
-        process = await life.machine.start(command_of(request["command"]))
-        await talk.tell(begun=True)
-        stdin = Stdin(talk)
+        command, booted = command_of(request["command"]), life.machine
+        stdin, process, early = Stdin(talk), None, list[wire.Doc]()
 
         async def heed() -> None:
             async for frame in talk.frames():
                 if frame.kind == wire.IN:
                     stdin.put(frame.data)
-                else:
+                elif process is not None:
                     await _heed(process, frame.doc())
+                elif len(early) < limits.clients_max:
+                    early.append(frame.doc())
             raise Gone
 
         code = None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(heed)
+                nursery.start_soon(heed)  # a guest may never answer, and the client not wait for that
+                process = await booted.start(command)
+                await talk.tell(begun=True)
+                for wish in early:
+                    await _heed(process, wish)
                 nursery.start_soon(stdin.feed, process)
                 async for stream, data in process.output():
                     await talk.output(stream, data)
                 code = await process.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            if code is None:  # nobody is left to read what it says
+            if code is None and process is not None:  # nobody is left to read what it says
                 with trio.move_on_after(limits.kill_seconds, shield=True), suppress(VmError):
                     await process.abandon()
         await talk.tell(exit=code)

@@ -59,7 +59,8 @@ class Row:
     """All that is known of one machine. `command` is empty for one that only waits for `exec`.
 
     `root` is where its tree is mounted, for it alone if `mounted`; `tree` is the CID that it began with.
-    `fork` is the name in the store that it works on, None if it cannot write or uses somebody else's mount.
+    `fork` is the name in the store that it works on, None if it cannot write or uses somebody else's mount; one that
+    is the `target` too was there before, and stays.
     `kept` is the name under which `result`, the tree's CID at the end, can be found.
     `image` says which image the tree is, if it is one: reference, digest, ports, stop_signal; and with an empty
     `command` the env, workdir and user that those of `exec` have.

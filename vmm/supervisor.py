@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import trio
 
-from vmm import limits, machine, reconcile
+from vmm import defaults, limits, machine, reconcile
 from vmm.errors import CommandFailed, MachineDied, VmError
 from vmm.logs import LogWriter
 from vmm.machine import Machine, Process
@@ -109,7 +109,7 @@ class Life:
             if self.main is not None and not self._ended.is_set():
                 # It was asked to end: its last words and its exit code are worth waiting for.
                 with trio.move_on_after(self._grace):
-                    await self.main.signal(signal.SIGTERM)
+                    await self.main.signal(defaults.stop_signal(self.row.image.get("stop_signal", "")))
                     await self._ended.wait()
             nursery.cancel_scope.cancel()
 

@@ -194,3 +194,12 @@ def test_from_a_configuration_and_back_from_json() -> None:
     assert found == Defaults(("A=1",), ("/old image's",), ("c",), "u", "w", ("80/tcp",), "SIGQUIT", health)
     assert Defaults.of_doc(json.loads(json.dumps(found.doc()))) == found
     assert Defaults.of_doc(Defaults().doc()) == Defaults()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("", 15), ("SIGQUIT", 3), ("quit", 3), ("9", 9), ("SIGRTMIN+3", 37), ("RTMIN", 34), ("0", 15), ("999", 15),
+     ("SIGNOSUCH", 15), ("SIG_IGN", 15), ("_DFL", 15), ("RTMAX+9", 15), ("١", 15), ("rtmax-2", 62), ("USR1", 10)],
+)  # fmt: skip
+def test_stop_signals(text: str, number: int) -> None:
+    assert defaults.stop_signal(text) == number
