@@ -50,6 +50,18 @@ class Database:
             self._database.execute(statement, tuple(values))
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is changed in this block is changed all at once, or not at all."""
+        self.change("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.change("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    @contextmanager
     def explained(self) -> Iterator[None]:
         try:
             yield

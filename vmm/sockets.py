@@ -23,9 +23,10 @@ def listener(path: Path) -> socket.socket:
     return server
 
 
-def connect(path: Path) -> socket.socket:
-    """Raises OSError."""
+def connect(path: Path, *, patient: bool = True) -> socket.socket:
+    """Raises OSError. With many waiting already, it waits too, or raises if it is not `patient`."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.setblocking(patient)
     try:
         with _short(path) as short:
             client.connect(short)

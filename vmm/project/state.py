@@ -24,6 +24,32 @@ _MIGRATIONS: Final = (
         config TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE wished (
+        machine TEXT PRIMARY KEY,
+        up INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        patience REAL NOT NULL,
+        wanted TEXT NOT NULL,
+        boot TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE runs (
+        machine TEXT PRIMARY KEY,
+        vm TEXT NOT NULL,
+        essence TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        wanted TEXT NOT NULL,
+        phase TEXT NOT NULL,
+        health TEXT,
+        restarts INTEGER NOT NULL,
+        failures INTEGER NOT NULL,
+        short INTEGER NOT NULL,
+        next_start REAL,
+        code INTEGER,
+        seconds REAL,
+        error TEXT
+    ) STRICT;
+    """,
 )
 
 
