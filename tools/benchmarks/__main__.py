@@ -16,6 +16,7 @@ from tools.benchmarks import (
     plot,
     report,
     rows_images,
+    rows_projects,
     rows_read,
     rows_scale,
     rows_store,
@@ -33,6 +34,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
     "versions": rows_versions.ROWS,
     "vm": rows_vm.ROWS,
     "images": rows_images.ROWS,
+    "projects": rows_projects.ROWS,
 }
 _DEFAULT = ("mount", "import", "more")
 

@@ -57,7 +57,7 @@ rate("find", "names/s", files, walk)
 """
 
 
-def _debian(bench: Bench) -> str:
+def debian(bench: Bench) -> str:
     """Return the name of a tree with a Debian in it. Raises CommandFailed."""
     if os.geteuid() != 0 or not bench.has("mmdebstrap", "mmdebstrap") or not bench.has("qemu-system-x86_64", "qemu"):
         raise CommandFailed("machines need root and what tools/setup --vm installs")
@@ -78,12 +78,12 @@ def _run(bench: Bench, *words: str | Path) -> dict[str, object]:
 
 
 def boot(bench: Bench) -> Iterator[Sample]:
-    debian = _debian(bench)
+    tree = debian(bench)
     cache = bench.work / "monofs/vm/cache"
     for when in ("cold", "warm"):
         if when == "cold":  # nothing unpacked, compiled or packed before
             shutil.rmtree(cache, ignore_errors=True)
-        doc = _run(bench, "--discard", "--rm", debian, "--", "echo", "hello")
+        doc = _run(bench, "--discard", "--rm", tree, "--", "echo", "hello")
         yield Sample(f"to the first byte, {when}", "monofs vm run", float(str(doc["first_byte"])), "s")
         yield Sample(f"to the prompt, {when}", "monofs vm run", float(str(doc["total"])), "s")
         timings = doc["timings"]
@@ -94,11 +94,11 @@ def boot(bench: Bench) -> Iterator[Sample]:
 
 def files(bench: Bench) -> Iterator[Sample]:
     """In one machine, on its root and on a plain directory of the host beside it."""
-    debian = _debian(bench)
+    tree = debian(bench)
     plain = bench.empty("plain")
     count = "200" if bench.quick else "2000"
     volume = f"{plain}:/mnt/plain"
-    words = ["--store", os.fspath(bench.work / "monofs"), "vm", "run", "--discard", "--rm", "--volume", volume, debian]
+    words = ["--store", os.fspath(bench.work / "monofs"), "vm", "run", "--discard", "--rm", "--volume", volume, tree]
     script = 'for where in /srv/bench /mnt/plain/bench; do python3 -c "$0" $where/x $1; done'
     lines = bench.command("monofs", *words, "--", "sh", "-c", script, _FILES, count).splitlines()
     for index, line in enumerate(lines):
@@ -108,7 +108,7 @@ def files(bench: Bench) -> Iterator[Sample]:
 
 def forks(bench: Bench) -> Iterator[Sample]:
     """One machine after another, each on a fork of its own that it keeps."""
-    debian = _debian(bench)
+    tree = debian(bench)
     store, count = bench.work / "monofs", 3 if bench.quick else 20
     for what, script in (
         ("that change nothing", "true"),
@@ -117,7 +117,7 @@ def forks(bench: Bench) -> Iterator[Sample]:
         disk, begin = peers.disk_bytes(store), os.times().elapsed
         blocks = _stored(bench)
         for number in range(count):
-            _run(bench, "--rm", "--keep", f"f{len(script)}-{number}", debian, "--", "sh", "-c", script)
+            _run(bench, "--rm", "--keep", f"f{len(script)}-{number}", tree, "--", "sh", "-c", script)
         yield Sample(f"machines {what}", "each", (os.times().elapsed - begin) / count, "s")
         yield Sample(f"machines {what}", "each", (_stored(bench) - blocks) / count / MB, "MB stored")
         yield Sample(f"machines {what}", "all, its file", (peers.disk_bytes(store) - disk) / MB, "MB")
