@@ -94,7 +94,7 @@ class Attached:
             self._sending += wire.frame(wire.IN, b"")
         self._connection.setblocking(False)
         with (
-            _signals(_FORWARDED if self._signals else ()) as received,
+            signals(_FORWARDED if self._signals else ()) as received,
             terminal.raw(self._stdin if self._tty else None),
         ):
             while not self._over or any(output.waiting for output in self._outputs.values()):
@@ -257,7 +257,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _signals(numbers: tuple[signal.Signals, ...]) -> Iterator[int]:
+def signals(numbers: tuple[signal.Signals, ...]) -> Iterator[int]:
     """Yield a descriptor that says which of these signals came, instead of what they would do otherwise."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}

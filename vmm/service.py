@@ -210,10 +210,14 @@ class _Service:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_gone, talk)
+                is_first = True
                 while True:
                     grown, over = life.grown, life.over.is_set()
                     for stream, data in reader.read():
                         await talk.output(stream, data)
+                    if is_first:
+                        await talk.tell(caught_up=True)
+                    is_first = False
                     if over:
                         break
                     await _any(grown, life.over)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from monofs_fuse import config
 from monofs_fuse.cli import output, shells, verbs
@@ -17,6 +17,9 @@ from store import directory
 from store.errors import MonofsError
 from store.repository import Repository
 from vmm.errors import VmError
+
+if TYPE_CHECKING:
+    from vmm.project.manifest import Machine
 
 
 def completion_options(parser: Parser) -> None:
@@ -71,7 +74,7 @@ def candidates_options(parser: Parser) -> None:
 def candidates(args: Args) -> int:
     """Print what may stand in place of a word that begins with `prefix`, a line each. No store: nothing."""
     try:
-        found = set(_machines(args)) if args.kind == "machine" else set(_stored(args))
+        found = set(_KINDS.get(args.kind, _stored)(args))
     except (MonofsError, VmError):
         return 0
     for text in sorted(found):
@@ -87,6 +90,24 @@ def _machines(args: Args) -> Iterator[str]:
     if (directory / "machines.sqlite").exists():
         with State(directory) as listed:
             yield from (name for row in listed.all() for name in (row.id, row.name) if name)
+
+
+def _members(args: Args) -> Iterator[str]:
+    yield from (machine.name for machine in _project())
+
+
+def _scripts(args: Args) -> Iterator[str]:
+    machines = _project()
+    names = [name for machine in machines for name, _ in machine.scripts]
+    yield from (name for name in names if names.count(name) == 1)
+    yield from (f"{machine.name}:{name}" for machine in machines for name, _ in machine.scripts)
+
+
+def _project() -> tuple[Machine, ...]:
+    from monofs_fuse.project import stores
+    from vmm.project import reading
+
+    return reading.read(stores.find().manifest).machines
 
 
 def _stored(args: Args) -> Iterator[str]:
@@ -126,3 +147,6 @@ def _paths(repository: Repository, above: str) -> Iterator[str]:
     if place.entry.is_dir:
         for name, entry in directory.entries(repository.cache, place.entry):
             yield f"{above}/{os.fsdecode(name)}" + ("/" if entry.is_dir else "")
+
+
+_KINDS: Final = {"machine": _machines, "member": _members, "script": _scripts}

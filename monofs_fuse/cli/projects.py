@@ -50,7 +50,7 @@ def _install(args: Args) -> int:
     from monofs_fuse.project.installing import Wish
 
     folder = _folder(args)
-    _tell(args, _done(folder, Wish(_home(args, folder), locked=args.locked)))
+    _tell(args, _done(folder, Wish(home_store(args, folder), locked=args.locked)))
     return 0
 
 
@@ -98,7 +98,7 @@ def _add(args: Args) -> int:
     from vmm.project.folder import Folder
 
     folder = Folder.find(Path.cwd()) or Folder(Path.cwd())
-    home = _home(args, folder)
+    home = home_store(args, folder)
     text = reading.load(folder.manifest) if folder.manifest.exists() else _begun(folder)
     kind = args.kind or _kind(args.source, home)
     row = {kind: _from(folder, args.source) if kind == "directory" else args.source, **_declared(args)}
@@ -180,7 +180,7 @@ def _remove(args: Args) -> int:
 
     folder = _folder(args)
     new = editing.without_machine(reading.load(folder.manifest), folder.manifest, args.name)
-    _tell(args, _done(folder, Wish(_home(args, folder), text=new)))
+    _tell(args, _done(folder, Wish(home_store(args, folder), text=new)))
     return 0
 
 
@@ -213,7 +213,7 @@ def _update(args: Args) -> int:
 
     folder = _folder(args)
     names = args.names or [machine.name for machine in reading.read(folder.manifest).machines]
-    done = _done(folder, Wish(_home(args, folder), update=frozenset(names)))
+    done = _done(folder, Wish(home_store(args, folder), update=frozenset(names)))
     changed = [(done.before.get(name), one) for name, one in done.lock.items() if done.before.get(name) != one]
     if args.json:
         output.document([{"machine": new.machine, "old": doc(old), "new": doc(new)} for old, new in changed])
@@ -268,7 +268,7 @@ def _folder(args: Args) -> Folder:
     return stores.find()
 
 
-def _home(args: Args, folder: Folder) -> Path:
+def home_store(args: Args, folder: Folder) -> Path:
     """Return the home store: the one that the project leans on, once it is installed."""
     from monofs_fuse.project import stores
 

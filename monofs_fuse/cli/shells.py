@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["target", "kept", "image", "mountpoint", "machine", "file", "directory", "word"]
+Kind = Literal["target", "kept", "image", "mountpoint", "machine", "member", "script", "file", "directory", "word"]
 Value = Kind | tuple[str, ...]  # a kind of thing, or the words to choose from
 
-STORED: Final = ("target", "kept", "image", "mountpoint", "machine")  # the kinds that are asked for
+STORED: Final = ("target", "kept", "image", "mountpoint", "machine", "member", "script")  # the kinds that are asked for
 
 
 class Option(NamedTuple):

@@ -84,6 +84,16 @@ GROUPS: Final = {
         Verb("tree", "project_trees", "tree", "show machines, what they are made from, their sizes"),
         Verb("schema", "projects", "schema", "print the JSON schema of monofs.toml"),
     ),
+    "A project's machines": (
+        Verb("up", "project_up", "up", "let the machines run as monofs.toml declares them"),
+        Verb("down", "project_up", "down", "stop them and save their trees"),
+        Verb("ps", "project_ps", "ps", "how the machines are"),
+        Verb("logs", "project_logs", "logs", "print what they wrote"),
+        Verb("exec", "project_exec", "exec_", "run one more command in a machine"),
+        Verb("restart", "project_up", "restart", "stop machines and start them once more"),
+        Verb("run", "project_exec", "run", "run a script of monofs.toml in its machine"),
+        Verb("reset", "project_reset", "reset", "make trees what they were when they were installed"),
+    ),
     "The store": (
         Verb("init", "upkeep", "init", "make a store (done by itself on first use)"),
         Verb("store-info", "upkeep", "store_info", "where the store is and how much is in it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monofs_fuse import config
@@ -13,6 +14,7 @@ from vmm.errors import VmError, WrongState
 
 if TYPE_CHECKING:
     from vmm.defaults import Defaults
+    from vmm.spec import Command
     from vmm.state import Row
 
 
@@ -39,17 +41,27 @@ def exec_(args: Args) -> int:
 
 
 def _exec(args: Args) -> int:
-    from vmm import client, defaults, wire
-
     if args.command is None:
         args.refuse("say which command, after --")
-    wishes = wishes_of(args)
     with machines(config.store_path(args.store)) as (directory, listed):
         row = listed.find(args.machine)
     if not row.living:
         raise WrongState(f"machine {args.machine} has ended; 'monofs vm ps' lists those that run")
-    command = defaults.command(_defaults(row), wishes)
-    connection = client.connect(directory / row.id)
+    return attach(directory / row.id, command_in(row, args), args)
+
+
+def command_in(row: Row, args: Args) -> Command:
+    """Return the command that the arguments ask for, with what the machine's own has. Raises BadSpec."""
+    from vmm import defaults
+
+    return defaults.command(_defaults(row), wishes_of(args))
+
+
+def attach(directory: Path, command: Command, args: Args) -> int:
+    """Run a command in the machine of that directory, with our streams; returns its exit code. Raises VmError."""
+    from vmm import client, wire
+
+    connection = client.connect(directory)
     connection.sendall(wire.doc(op="exec", command=command_doc(command)))
     ending = client.Attached(connection, stdin=stdin_of(args), tty=args.terminal and args.interactive).run()
     if ending.output_failed is not None:

@@ -95,7 +95,11 @@ class _Service:
                 return  # it was not heard
             if op == "hello":
                 await talk.tell(hello=True)
-            elif op == "look":
+                continue
+            await self._keeper.ready.wait()
+            if self._leaving.is_set():
+                return
+            if op == "look":
                 self._keeper.look()
                 await talk.tell(looked=True)
             elif op == "report":
@@ -111,9 +115,9 @@ class _Service:
             nursery.start_soon(self._until_gone, talk, nursery.cancel_scope)
             while not self._leaving.is_set():
                 news = self._keeper.news
-                await talk.tell(machines=self._keeper.report())
+                await talk.tell(machines=self._keeper.report(), lost=self._keeper.is_lost)
                 await self._next(news)
-            await talk.tell(machines=self._keeper.report(), over=True, lost=self._keeper.is_lost)
+            await talk.tell(machines=self._keeper.report(), lost=self._keeper.is_lost, over=True)
             nursery.cancel_scope.cancel()
 
     async def _next(self, news: trio.Event) -> None:

@@ -63,11 +63,11 @@ def made(own: Repository, state: State, name: str, found: Found, row: Installed 
     else:
         row = _known(own, current, row, found)
         start = cids.parse(row.version)
-        if row.tree != locked.tree:
-            if _is_untouched(current, row):
+        if _made_from(own, row) != locked.tree:  # it may have been in use when that was locked
+            if _is_untouched(own, current, row):
                 with suppress(Held):
                     start, action = _begin(own, name, current, found), "moved"
-            if action != "moved":
+            if action != "moved" and row.tree != locked.tree:
                 action = "kept"
                 note(
                     f"'{name}' was changed, or is in use: it stays as it is, and does not become {locked.tree}; "
@@ -85,7 +85,7 @@ def removed(own: Repository, state: State, name: str, row: Installed, note: Note
     action: Action = "removed"
     if current is not None:
         try:
-            if not _is_untouched(current, row):
+            if not _is_untouched(own, current, row):
                 raise Held(f"'{name}' was changed")
             own.forget_name(name)
         except (Held, NotFound) as error:
@@ -123,9 +123,13 @@ def _rename(own: Repository, old: str, new: str) -> None:
 
 
 def _begin(own: Repository, name: str, old: Name | None, found: Found) -> Cid:
-    """Make `name` a new history that begins with the tree; O(1) whatever its size. Raises Held."""
+    """Make `name` begin with the tree; O(1) whatever its size. Raises Held.
+
+    What it had before that is worth keeping, after a reset, say, stays in its history.
+    """
     batch, stage = own.batch("install")
-    start = version.put_version(batch, Version(found.tree, frozenset(), version.now(), "", _message(found.locked)))
+    before = frozenset() if old is None or not own.version(old).previous else frozenset((old.version,))
+    start = version.put_version(batch, Version(found.tree, before, version.now(), "", _message(found.locked)))
     own.set_name(name, old, Name(start), batch, stage)
     return start
 
@@ -148,8 +152,17 @@ def _known(own: Repository, current: Name, row: Installed | None, found: Found) 
     return Installed(found.locked.machine, "", str(first.tree), str(start))
 
 
-def _is_untouched(current: Name, row: Installed) -> bool:
-    return str(current.version) == row.version and (current.head is None or str(current.head) == row.tree)
+def _is_untouched(own: Repository, current: Name, row: Installed) -> bool:
+    is_same = current.head is None or str(current.head) == _made_from(own, row)
+    return is_same and str(current.version) == row.version
+
+
+def _made_from(own: Repository, row: Installed) -> str:
+    """Return the tree that a fork began with: not always the one that is locked for its machine."""
+    try:
+        return str(version.load_version(own.cache, cids.parse(row.version)).tree)
+    except StoreError:
+        return row.tree
 
 
 def _hold(own: Repository, machine: str, tree: Cid) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,9 @@ class LocalHost:
         ports.check(wanted.publish)
         self._tidy(wanted.machine)
         connection = await self._launcher.start({"id": id, "wanted": wanted.doc()})
-        row = self._listed.get(id)
+        row = None
+        with suppress(StateError):
+            row = self._listed.get(id)
         if row is not None:
             self._started[id] = row
         return Handle(self._directory / id, NOBODY if row is None else row.supervisor, connection)
@@ -101,23 +104,24 @@ class LocalHost:
         rows = dict(self._started)
         with suppress(StateError):
             rows |= {row.id: row for row in self._listed.living()}
-        supervisors = [row.supervisor for row in rows.values()]
-        _end_all(supervisors)
+        _end_all([row.supervisor for row in rows.values()], limits.abandon_seconds)
         roots = [root for id in rows for root in _mounted(id)]
-        _end_all([keeper for root in roots if (keeper := _keeper_of(root)) is not None])
-        for root in roots:
+        keepers = [keeper for root in roots if (keeper := _keeper_of(root)) is not None]
+        for root in roots:  # each saves what it has where that still can be, once its mount is gone
             with suppress(Exception):
                 mountpoint.detach(os.fspath(root), lazy=True)
+        _end_all(keepers, limits.unsaved_seconds)
 
 
-def _end_all(pids: list[Pid]) -> None:
-    """Ask processes to end, and kill those that do not."""
+def _end_all(pids: list[Pid], seconds: float) -> None:
+    """Ask processes to end, and kill those that do not in time."""
     for pid in pids:
         pid.kill(signal.SIGTERM)
+    end = time.monotonic() + seconds
     for pid in pids:
-        if not pid.wait(limits.abandon_seconds):
+        if not pid.wait(max(0.0, end - time.monotonic())):
             pid.kill()
-            pid.wait(limits.abandon_seconds)
+            pid.wait(seconds)
 
 
 def _mounted(id: str) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import sys
 import time
@@ -42,9 +43,6 @@ def report(folder: Folder) -> Machines:
 
     If its supervisor was killed there is another one afterwards.
     """
-    stale = _written(folder)
-    if stale is not None:
-        return stale
     found: Machines = _answer(folder, "report")["machines"]
     return found
 
@@ -54,35 +52,51 @@ def watch(folder: Folder) -> Iterator[wire.Doc]:
 
     Each has `machines`; the last one has `over`, and `lost` if .mc was taken away.
     """
-    with closing(_connected(folder)) as connection:
-        connection.sendall(wire.doc(op="watch"))
-        connection.settimeout(None)
+    connection = watching(folder)
+    if connection is None:
+        yield {"machines": report(folder), "over": True}
+        return
+    with closing(connection), suppress(ConnectionError):
         yield from _hear(connection)
 
 
+def watching(folder: Folder) -> socket.socket | None:
+    """Return a connection over which these reports come; None if there is nothing to look after. Raises VmError."""
+    connection = _connected(folder)
+    if connection is not None:
+        connection.sendall(wire.doc(op="watch"))
+        connection.settimeout(None)
+    return connection
+
+
 def _written(folder: Folder) -> Machines | None:
-    """Return what is written down if that is all there is to know; None if there is, or should be, a supervisor."""
-    from vmm.project.keeper import described, seen_of
+    """Return what is written down if that is all there is to know; None if there should be a supervisor."""
+    from vmm.project.keeper import reported, seen_of
 
     with State(folder.mc) as state:
         book = Wishes(state)
         wishes, runs = book.all(), book.runs()
-    if not converging.is_done(wishes, {name: seen_of(run) for name, run in runs.items()}):
-        return None
-    return {name: described(wish, runs.get(name), [], None) for name, wish in wishes.items()}
+    seen = {name: seen_of(run) for name, run in runs.items()}
+    return reported(wishes, runs, seen) if converging.is_done(wishes, seen) else None
 
 
 def _answer(folder: Folder, op: str) -> wire.Doc:
     for _ in range(limits.tries_max):
-        with closing(_connected(folder)) as connection, suppress(ConnectionError):
+        connection = _connected(folder)
+        if connection is None:
+            found = _written(folder)
+            if found is not None:
+                return {"machines": found}
+            continue
+        with closing(connection), suppress(ConnectionError):
             connection.sendall(wire.doc(op=op))
             for doc in _hear(connection):
                 return doc
     raise SupervisorGone(f"the project's supervisor ends again and again; see {_log(folder)}")
 
 
-def _connected(folder: Folder) -> socket.socket:
-    """Return a connection to the supervisor, which is started if there is none. Raises VmError."""
+def _connected(folder: Folder) -> socket.socket | None:
+    """Return a connection to the supervisor, which is started if there is none but should be. Raises VmError."""
     end = time.monotonic() + limits.revive_seconds
     while True:
         try:
@@ -94,6 +108,8 @@ def _connected(folder: Folder) -> socket.socket:
         except (OSError, SupervisorGone, StopIteration) as error:
             if isinstance(error, TimeoutError):
                 raise SupervisorGone("the project's supervisor does not answer; kill it, and try again") from None
+        if _written(folder) is not None:
+            return None
         if not _spawned(folder):  # another one is just beginning, or ending
             time.sleep(limits.retry_seconds)
         if time.monotonic() > end:
@@ -137,6 +153,8 @@ def _log(folder: Folder) -> Path:
 
 
 def _supervise(folder: Folder, owner: socket.socket) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the machines go on, whatever ends us
+        signal.signal(number, signal.SIG_DFL)
     with closing(owner):
         try:
             with _alone(folder) as is_alone:

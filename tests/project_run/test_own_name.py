@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.fuse.cli_command import ROOT
+from tests.fuse.cli_command import ROOT, plant
 from tests.project_run.made import machine, of
-from tests.project_run.projects import base, project
-from tests.vm.hosts import FAKE, Host
-from vmm.project.folder import Folder
+from tests.project_run.projects import Shop, one
+from tests.vm.hosts import FAKE
 
 pytestmark = [pytest.mark.mounted, pytest.mark.skipif(os.geteuid() != 0, reason="machines need root")]
 
@@ -41,25 +40,22 @@ print(json.dumps(said))
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    made = Host(tmp_path, FAKE)
-    base(made, tmp_path / "tree")
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    (tmp_path / "shop").mkdir()
+    made = Shop(tmp_path / "shop", FAKE)
+    made.ok("import", str(plant(tmp_path / "tree", {"f": b"old\n"})), "--name", "base")
+    made.declare(one("true")).ok("install")
     yield made
     made.end()
 
 
-@pytest.fixture
-def folder(host: Host, tmp_path: Path) -> Folder:
-    return project(host, tmp_path / "p", {"web": "base"})
-
-
-def run(host: Host, folder: Folder, script: str, **env: str) -> Any:
+def run(shop: Shop, script: str, **env: str) -> Any:
     """Run a machine until its command has ended; returns its row, or what went wrong."""
     wanted = json.dumps(of(machine("web", command=("sh", "-c", script))).doc())
     id = os.urandom(6).hex()
     done = subprocess.run(
-        [sys.executable, "-c", _START, str(folder.store), wanted, id],
-        env={**host.env, **env},
+        [sys.executable, "-c", _START, str(shop.folder.store), wanted, id],
+        env={**shop.env, **env},
         cwd=ROOT,
         capture_output=True,
     )
@@ -67,38 +63,34 @@ def run(host: Host, folder: Folder, script: str, **env: str) -> Any:
     last = json.loads(done.stdout)[-1]
     if "raised" in last:
         return last["raised"]
-    code = int(host.ok("--store", str(folder.store), "vm", "wait", id).text)
-    (row,) = [one for one in host.ok("--store", str(folder.store), "vm", "ps", "-a", "--json").json if one["id"] == id]
+    code = int(shop.own("vm", "wait", id).text)
+    (row,) = [one for one in shop.own("vm", "ps", "-a", "--json").json if one["id"] == id]
     assert row["exit_code"] == code
     return row
 
 
-def ok(host: Host, folder: Folder, *args: str) -> str:
-    return host.ok("--store", str(folder.store), *args).text
-
-
-def test_it_lives_in_its_name(host: Host, folder: Folder) -> None:
-    row = run(host, folder, "cat f; echo new > f")
+def test_it_lives_in_its_name(shop: Shop) -> None:
+    row = run(shop, "cat f; echo new > f")
     assert (row["exit_code"], row["kept"], row["fork"]) == (0, "shop/web", "shop/web")
-    assert ok(host, folder, "cat", "shop/web/f") == "new\n"
-    assert ok(host, folder, "cat", "shop/web~1/f") == "old\n"
-    versions = len(ok(host, folder, "log", "shop/web", "--json").splitlines())
-    run(host, folder, "test $(cat f) = new")
-    assert len(ok(host, folder, "log", "shop/web", "--json").splitlines()) == versions, "nothing changed"
-    assert [one["name"] for one in json.loads(ok(host, folder, "names", "--json"))["names"]] == ["shop/web"]
+    assert shop.own("cat", "shop/web/f").text == "new\n"
+    assert shop.own("cat", "shop/web~1/f").text == "old\n"
+    versions = len(shop.own("log", "shop/web", "--json").lines)
+    run(shop, "test $(cat f) = new")
+    assert len(shop.own("log", "shop/web", "--json").lines) == versions, "nothing changed"
+    assert [one["name"] for one in shop.own("names", "--json").json["names"]] == ["shop/web"]
 
 
-def test_a_name_that_is_in_use(host: Host, folder: Folder, tmp_path: Path) -> None:
+def test_a_name_that_is_in_use(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "mnt").mkdir()
-    ok(host, folder, "mount", "shop/web", str(tmp_path / "mnt"))
+    shop.own("mount", "shop/web", str(tmp_path / "mnt"))
     try:
-        assert f"mounted on {tmp_path / 'mnt'}" in run(host, folder, "true")
+        assert f"mounted on {tmp_path / 'mnt'}" in run(shop, "true")
     finally:
-        ok(host, folder, "umount", str(tmp_path / "mnt"))
-    assert run(host, folder, "true")["exit_code"] == 0
+        shop.own("umount", str(tmp_path / "mnt"))
+    assert run(shop, "true")["exit_code"] == 0
 
 
-def test_a_machine_that_does_not_boot_leaves_its_name_alone(host: Host, folder: Folder) -> None:
-    row = run(host, folder, "true", FAKE_BOOT_FAILS="1")
+def test_a_machine_that_does_not_boot_leaves_its_name_alone(shop: Shop) -> None:
+    row = run(shop, "true", FAKE_BOOT_FAILS="1")
     assert (row["status"], row["kept"]) == ("failed", "shop/web")
-    assert ok(host, folder, "cat", "shop/web/f") == "old\n"
+    assert shop.own("cat", "shop/web/f").text == "old\n"

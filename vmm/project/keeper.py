@@ -66,6 +66,7 @@ class Keeper:
     """`run` returns when there is nothing left to do. A client that has changed wishes calls `look`."""
 
     def __init__(self, book: Book, host: Host, *, wall: Callable[[], float] = time.time) -> None:
+        self.ready = trio.Event()  # it is known what runs
         self.news = trio.Event()  # something is otherwise than before; a new event every time
         self.is_lost = False
         self.trouble: str | None = None  # what could not be written down
@@ -88,20 +89,12 @@ class Keeper:
 
     def report(self) -> dict[str, Any]:
         """Return how all machines are, by name, for JSON."""
-        found = {}
-        for name, wish in self._wishes.items():
-            blocked = converging.blocked_by(name, self._wishes, self._seen) if self._waits(name) else None
-            waits = converging.waits_for(wish, self._wishes, self._seen) if self._waits(name) else []
-            found[name] = described(wish, self._runs.get(name), waits, blocked)
-        return found
-
-    def _waits(self, name: str) -> bool:
-        wish, one = self._wishes[name], self._seen.get(name, NOTHING)
-        return wish.up and not one.alive and not converging.is_over(wish, one)
+        return reported(self._wishes, self._runs, self._seen)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             await self._find(nursery)
+            self.ready.set()
             nursery.start_soon(self._guard, nursery.cancel_scope)
             while not self.is_done():
                 for action in converging.actions(self._wishes, self._seen, trio.current_time()):
@@ -289,6 +282,18 @@ class Keeper:
 def seen_of(run: Run) -> Seen:
     """Return how a machine was by the book; its times are not ours."""
     return Seen(run.phase, run.key, run.health, run.past, run.ended)
+
+
+def reported(wishes: Mapping[str, Wish], runs: Mapping[str, Run], seen: Mapping[str, Seen]) -> dict[str, Any]:
+    """Return how all machines are, by name, for JSON."""
+    found = {}
+    for name, wish in wishes.items():
+        one = seen.get(name, NOTHING)
+        is_waiting = wish.up and not one.alive and not converging.is_over(wish, one)
+        waits = converging.waits_for(wish, wishes, seen) if is_waiting else []
+        blocked = converging.blocked_by(name, wishes, seen) if is_waiting else None
+        found[name] = described(wish, runs.get(name), waits, blocked)
+    return found
 
 
 def described(wish: Wish, run: Run | None, waits: list[str], blocked: str | None) -> dict[str, Any]:

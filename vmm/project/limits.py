@@ -15,6 +15,7 @@ persist_seconds: Final = 1.0  # before a machine's supervisor that did not answe
 overdue_seconds: Final = 120.0  # after a machine should have ended, for its tree to be saved; then it is killed
 clients_max: Final = 64  # that talk to a supervisor at a time
 abandon_seconds: Final = 30.0  # for a machine to end whose project is gone
+unsaved_seconds: Final = 3.0  # for what it had mounted to be saved then, if that still can be
 report_bytes_max: Final = 1024 * 1024
 line_bytes_max: Final = 64 * 1024  # of a log, in one piece with the machine's name before it
 tail_lines: Final = 10  # of the log of a machine that failed
