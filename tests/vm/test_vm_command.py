@@ -519,6 +519,22 @@ def test_a_killed_supervisor_of_another_boot(host: Host) -> None:
     host.assert_clean()
 
 
+def test_a_guest_that_never_answers_holds_nobody_up(host: Host) -> None:
+    """As many clients as there may be ask it for something and go: it can be stopped all the same."""
+    from vmm import client, limits, wire
+
+    id = host.detached("--name", "box", "t")
+    command = {"argv": ["/never-answers"], "env": [], "workdir": "/", "user": None}
+    asking = [client.connect(host.store / "vm" / id) for _ in range(limits.clients_max)]
+    for connection in asking:
+        connection.sendall(wire.doc(op="exec", command=command))
+    for connection in asking:
+        connection.close()
+    until(lambda: host.run("vm", "exec", "box", "--", "true").code == 0)
+    host.ok("vm", "stop", "box")
+    host.assert_clean()
+
+
 # cp
 
 
