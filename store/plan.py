@@ -60,7 +60,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`name` is `old` and shall be `new`: its tree goes from `before` to `after`."""
+    """`name` is `old` and shall be `new`: its tree goes from `before` to `after`. `start` is a version of `before`."""
 
     name: str
     old: Name
@@ -68,6 +68,7 @@ class Plan:
     before: Cid
     after: Cid
     steps: tuple[Step, ...]
+    start: Cid
 
     @property
     def conflicts(self) -> dict[bytes, Conflict]:
@@ -103,16 +104,55 @@ def made(
     old = repository.name(name)
     if old is None:
         raise NotFound(f"no name '{name}'; 'monofs names' lists them")
-    start = ours = old.version
-    if old.head is not None:
-        ours = successor.put(batch, old.head, [old.version], message="saved before a merge")
+    start = ours = _saved(batch, old)
     steps: list[Step] = []
     for one in others:
         steps.append(step(batch, chunker, Other(name, ours), one, base=base, strategy=strategy, message=message))
         ours = steps[-1].version
-    new = Name(ours, None, old.made_up) if ours != start and any(s.outcome != "nothing" for s in steps) else old
+    new = Name(ours, None, old.made_up) if ours != start else old
     after = version.load_version(batch, new.version).tree if new != old else repository.head(old)
-    return Plan(name, old, new, repository.head(old), after, tuple(steps))
+    return Plan(name, old, new, repository.head(old), after, tuple(steps), start)
+
+
+def caught_up(
+    repository: Repository,
+    batch: Batch,
+    chunker: Chunker,
+    planned: Plan,
+    *,
+    strategy: Strategy = "merge",
+    message: str = "",
+) -> Plan | None:
+    """Return a plan for the name as it is by now, made of one for an earlier tree of it; `batch` must be the same.
+
+    What was to be the result is merged with what was written meanwhile, which takes no longer than that is much. None
+    if it is not only the tree of the name that has changed.
+    """
+    old = repository.name(planned.name)
+    if old is None or old.version != planned.old.version or planned.new == planned.old:
+        return None
+    now = repository.head(old)
+    others = [one.other for one in planned.steps if one.outcome != "nothing"]
+    ours = Other(planned.name, successor.put(batch, now, [planned.start]))
+    made = Other(others[0].label if len(others) == 1 else "merge", planned.new.version)
+    # What the second side changed is looked at name by name, so that is ours. To a strategy it matters which is which.
+    swapped: dict[Strategy, Strategy] = {"ours": "theirs", "theirs": "ours"}
+    last = step(batch, chunker, made, ours, strategy=swapped.get(strategy, strategy))
+    after = version.load_version(batch, last.version).tree
+    start = _saved(batch, old)
+    found = {**planned.conflicts, **last.conflicts}
+    message = message or f"merge {', '.join(one.label for one in others)} into {planned.name}"
+    cid = successor.put(batch, after, [start, *(one.version for one in others)], message=message, found=found)
+    final = planned.steps[-1]
+    steps = (*planned.steps[:-1], final._replace(version=cid, conflicts={**final.conflicts, **last.conflicts}))
+    return Plan(planned.name, old, Name(cid, None, old.made_up), now, after, steps, start)
+
+
+def _saved(batch: Batch, name: Name) -> Cid:
+    """Return a version of the tree that a name has: what was only committed becomes one."""
+    if name.head is None:
+        return name.version
+    return successor.put(batch, name.head, [name.version], message="saved before a merge")
 
 
 def apply(repository: Repository, plan: Plan, batch: Batch, stage: Stage) -> None:

@@ -94,7 +94,7 @@ def _merged(repository: Repository, args: Args) -> _Made:
         return made
     with live.held(repository, args.name):
         if made is None or repository.name(args.name) != made.plan.old:  # it was written to meanwhile
-            made = _planned(repository, args)
+            made = _caught_up(repository, args, made) or _planned(repository, args)
         if not args.dry_run:
             plan.apply(repository, *made)
     return made
@@ -102,12 +102,26 @@ def _merged(repository: Repository, args: Args) -> _Made:
 
 def _tried(repository: Repository, args: Args) -> _Made | None:
     """Make the plan while a mount of the name goes on; None if what it was made of is gone because of that."""
+    is_mounted = live.is_mounted(repository, args.name)
     try:
-        return _planned(repository, args)
+        made = _planned(repository, args)
+        if is_mounted:
+            made.batch.flush()  # from here on we hold the tree that it was made of
+        return made
     except (NotFound, MissingLink):
-        if not live.is_mounted(repository, args.name):
+        if not is_mounted:
             raise
         return None
+
+
+def _caught_up(repository: Repository, args: Args, made: _Made | None) -> _Made | None:
+    """Return the plan for what the name is by now, made of an earlier one; None if that cannot be."""
+    from store.chunker import FastCdc
+
+    if made is None:
+        return None
+    found = plan.caught_up(repository, made.batch, FastCdc(), made.plan, strategy=args.strategy, message=args.message)
+    return None if found is None else made._replace(plan=found)
 
 
 def _planned(repository: Repository, args: Args) -> _Made:

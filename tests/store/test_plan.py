@@ -9,6 +9,7 @@ import pytest
 from store import check, plan, successor, version
 from store.cid import Cid
 from store.errors import Held, NotFound, RootMoved, WrongKind
+from store.merge import Strategy
 from store.names import Name
 from store.plan import Plan
 from store.repository import Repository
@@ -136,3 +137,76 @@ def test_nothing_is_left_of_a_plan_that_was_not_applied(forked: Repository) -> N
 def test_the_author(forked: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 3_999_999)
     assert successor.author() == "3999999"
+
+
+# A name that is written to while its merge is planned
+
+
+def written(repository: Repository, name: str, files: Files) -> None:
+    """What a commit of a mount does: the name has a newer tree, and no version of it."""
+    old = repository.name(name)
+    assert old is not None
+    batch, stage = repository.batch("test")
+    head = version.put_tree(batch, tree(batch, files))
+    repository.set_name(name, old, Name(old.version, head), batch, stage)
+    while repository.store.gc(1000).waiting:
+        pass
+
+
+def caught_up(repository: Repository, later: Files, *others: str, strategy: Strategy = "merge") -> Plan | None:
+    """Plan a merge into src, write to src, and apply what the plan is then."""
+    batch, stage = repository.batch("merge")
+    found = [plan.other(repository, batch, text) for text in others]
+    made = plan.made(repository, batch, CHUNKER, "src", found, strategy=strategy)
+    batch.flush()
+    written(repository, "src", later)
+    new = plan.caught_up(repository, batch, CHUNKER, made, strategy=strategy)
+    if new is not None:
+        plan.apply(repository, new, batch, stage)
+    assert check.examine(repository.store).is_clean
+    return new
+
+
+def test_what_was_written_meanwhile_is_in_the_merge(forked: Repository) -> None:
+    fork(forked, "more", "work")
+    save(forked, "more", {**content(forked, "work"), "more": "m"})
+    written(forked, "src", {**content(forked, "src"), "early": "e"})
+    before = content(forked, "src")
+    later = {**before, "late": "l", "f": before["f"].replace("4", "four"), "early": "E"}
+    made = caught_up(forked, later, "work", "more")
+    assert made is not None and not made.conflicts
+    text = TEXT.replace("1", "one").replace("7", "seven").replace("4", "four")
+    assert content(forked, "src") == {"f": text, "k": "k", "new": "n", "more": "m", "early": "E", "late": "l"}
+    assert content(forked, "src~1") == later and content(forked, "src~2")["gone"] == "g"
+    found = version.load_version(forked.cache, made.new.version)
+    assert found.message == "merge work, more into src" and len(found.previous) == 3
+    assert merged(forked, "src", "work", "more").new == forked.name("src"), "nothing is left to merge"
+    assert forked.head(made.new) == made.after and made.steps[-1].version == made.new.version
+
+
+@pytest.mark.parametrize("strategy", ["merge", "ours", "theirs"])
+def test_conflicts_with_what_was_written_meanwhile(forked: Repository, strategy: Strategy) -> None:
+    later = {**content(forked, "src"), "f": TEXT.replace("7", "SEVEN"), "new": "mine"}
+    made = caught_up(forked, later, "work", strategy=strategy)
+    assert made is not None
+    files = content(forked, "src")
+    if strategy == "merge":
+        assert set(made.conflicts) == {b"f", b"new"} and {"n", "mine"} <= set(files.values())
+        assert any(name.startswith("f~") for name in files) and made.steps[-1].conflicts == made.conflicts
+    else:
+        assert not made.conflicts and files["new"] == ("mine" if strategy == "ours" else "n")
+
+
+def test_a_fork_that_was_only_ahead(repository: Repository) -> None:
+    save(repository, "src", {"f": TEXT})
+    fork(repository, "work", "src")
+    save(repository, "work", {"f": TEXT.replace("7", "seven")})
+    assert caught_up(repository, {"f": TEXT, "late": "l"}, "work") is not None
+    assert content(repository, "src") == {"f": TEXT.replace("7", "seven"), "late": "l"}
+
+
+def test_another_version_needs_another_plan(forked: Repository) -> None:
+    batch, _ = forked.batch("merge")
+    made = plan.made(forked, batch, CHUNKER, "src", [plan.other(forked, batch, "work")])
+    save(forked, "src", {"quick": "q"})
+    assert plan.caught_up(forked, batch, CHUNKER, made) is None
