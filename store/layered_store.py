@@ -272,6 +272,12 @@ def forget(base: Store, identity: str) -> int:
     return len(keys)
 
 
+def forgetting(base: Store, identity: str) -> tuple[RootChange, ...]:
+    """Return all that `forget` changes, as one change."""
+    keys = [*base.root_keys(_prefix(identity) + b"/"), _prefix(identity)]
+    return tuple(RootChange(key, base.root(key), None) for key in keys)
+
+
 def _drop(base: Store, keys: list[bytes]) -> None:
     found = ((key, base.root(key)) for key in keys)
     with suppress(RootMoved):  # somebody else has just let go of them

@@ -9,18 +9,20 @@ from typing import Any
 
 from monofs_fuse.cli import listing, output
 from monofs_fuse.cli.arguments import Args, Parser, find, opened
-from store import changes, directory, patch, version
+from monofs_fuse.cli.history import versioned
+from store import changes, directory, history, patch, version
 from store.batch import Nodes
 from store.changes import Change
 from store.cid import Cid
 from store.entry import Entry
 from store.errors import NotFound, WrongKind
+from store.layered_store import LayeredStore
 from store.repository import Repository
 
 
 def diff_options(parser: Parser) -> None:
     parser.positional("old", "target", "the tree before: a CID, a name, src~2, or a mounted directory", metavar="A")
-    parser.positional("new", "target", "the tree after", metavar="B")
+    parser.positional("new", "target", "the tree after (alone, A is the one after)", metavar="B", many="?")
     parser.positional("path", "word", "only what lies there, in both", metavar="PATH", many="?")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--name-status", action="store_true", help="only a letter and a path for each difference")
@@ -39,6 +41,9 @@ def diff(args: Args) -> int:
     A file was renamed if one with just its content went; where several could be it, it is new, and
     they are said behind it. Equal parts are not read, so this is quick for large trees that differ little.
 
+    With A alone: what was changed in A since what it came from. That is what a project's machine was installed or
+    reset to, for any other name or version the first version on its line.
+
     A and B can be directories in which a tree is mounted: what is written there is saved first.
     In a patch binary files are only named; what a patch cannot say (owners, attributes, special
     files, empty directories) is not in it.
@@ -50,10 +55,13 @@ def diff(args: Args) -> int:
       monofs diff $old $new
       monofs diff src~1 src docs --stat
       monofs diff src ~/agent-1 --patch | patch -p1
+      monofs diff shop/web
     """
     args.store = args.store or _store_of_mounts(args)
     with opened(args) as repository:
         nodes = repository.cache
+        if args.new is None:
+            args.old, args.new = _origin(repository, args.old), args.old
         old, new = (_inside(repository, _tree(args, text), args.path) for text in (args.old, args.new))
         if old is None and new is None:
             raise NotFound(f"no '{directory.printable(os.fsencode(args.path))}' in either tree")
@@ -83,9 +91,7 @@ def _tree(args: Args, text: str) -> str:
         return text
     from monofs_fuse import config, mountpoint, mounts
 
-    top = real = os.path.realpath(text)
-    while not os.path.ismount(top):
-        top = os.path.dirname(top)
+    top, real = _top(text), os.path.realpath(text)
     there = mountpoint.mounted(top)
     if there is None or there.kind != "fuse.monofs":
         shown = directory.printable(os.fsencode(text))
@@ -102,20 +108,52 @@ def _tree(args: Args, text: str) -> str:
     return status["head"] if inside == "." else f"{status['head']}/{inside}"
 
 
+def _origin(repository: Repository, text: str) -> str:
+    """Return the target for what `text` came from. Raises WrongKind if nobody knows what that is."""
+    if _is_directory(text):
+        top = _top(text)
+        with suppress(OSError):
+            inside = os.path.relpath(os.path.realpath(text), top)
+            name = os.fsdecode(os.getxattr(top, "user.monofs.name"))
+            text = name if inside == "." else f"{name}/{inside}"
+    target = repository.resolve(text)
+    if target.name is not None and (tree := _of_machine(repository, target.name)) is not None:
+        return _joined(tree, target.path)
+    *_, (_, first) = history.line(repository.cache, versioned(repository, target))
+    return _joined(first.tree, target.path)
+
+
+def _of_machine(repository: Repository, name: str) -> Cid | None:
+    if "/" not in name or not isinstance(repository.store, LayeredStore):
+        return None
+    from monofs_fuse.project import forks
+
+    return forks.came_from(repository, name)
+
+
+def _joined(tree: Cid, path: bytes) -> str:
+    return os.fsdecode(b"%s/%s" % (str(tree).encode(), path) if path else str(tree))
+
+
 def _store_of_mounts(args: Args) -> str | None:
     """Return the store of the tree that is mounted on A, or else on B: that of a project, perhaps."""
     for text in (args.old, args.new):
         if _is_directory(text):
-            top = os.path.realpath(text)
-            while not os.path.ismount(top):
-                top = os.path.dirname(top)
             with suppress(OSError):
-                return os.fsdecode(os.getxattr(top, "user.monofs.store"))
+                return os.fsdecode(os.getxattr(_top(text), "user.monofs.store"))
     return None
 
 
-def _is_directory(text: str) -> bool:
-    return text.startswith(("/", "./", "../")) and os.path.isdir(text)
+def _top(text: str) -> str:
+    """Return the mount point that a directory is below."""
+    top = os.path.realpath(text)
+    while not os.path.ismount(top):
+        top = os.path.dirname(top)
+    return top
+
+
+def _is_directory(text: str | None) -> bool:
+    return text is not None and text.startswith(("/", "./", "../")) and os.path.isdir(text)
 
 
 def _inside(repository: Repository, text: str, path: str | None) -> Entry | None:

@@ -99,10 +99,11 @@ def undelete(args: Args) -> int:
 
 
 def prune_options(parser: Parser) -> None:
-    parser.positional("name", "kept", "the name whose history is pruned", metavar="NAME")
+    parser.positional("name", "kept", "the name whose history is pruned", metavar="NAME", many="?")
     rules = ", ".join(retention.RULES)
-    parser.add_argument("--keep", metavar="POLICY", required=True, help=f"how many stay by which rule: {rules}")
+    parser.add_argument("--keep", metavar="POLICY", help=f"how many stay by which rule: {rules}")
     parser.add_argument("--dry-run", action="store_true", help="say what would go and how many bytes that frees")
+    parser.add_argument("--yes", action="store_true", help="without NAME: do not ask")
     parser.json()
 
 
@@ -116,13 +117,25 @@ def prune_(args: Args) -> int:
     hold stays. The last line says how many bytes were, or would be, freed: exactly those
     that nothing else holds.
 
+    Without NAME: let go of projects, and other layers over the store, whose folders vanished. They
+    are listed, and forgotten when you agree. One that only moved counts again as soon as it is used: do that first.
+
     JSON is one object: kept and dropped (lists of versions, as in `monofs log --json`), freed_bytes,
-    freed_blocks.
+    freed_blocks; without NAME: vanished (id, path, blocks), freed_bytes, freed_blocks.
 
     Examples:
+      monofs prune --dry-run
       monofs prune src --keep last=10,daily=7 --dry-run
       monofs prune src --keep hourly=24,daily=7,monthly=12
     """
+    if args.name is None:
+        if args.keep is not None:
+            args.refuse("--keep goes with a NAME")
+        from monofs_fuse.cli import vanished
+
+        return vanished.prune(args)
+    if args.keep is None or args.yes:
+        args.refuse("a NAME needs --keep" if args.keep is None else "--yes is for what vanished, without a NAME")
     policy = retention.parse(args.keep)
     with opened(args) as repository:
         with live.held(repository, args.name):

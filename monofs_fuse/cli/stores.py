@@ -102,7 +102,7 @@ def _compact(args: Args) -> int:
 def _layers(args: Args) -> int:
     with opened(args) as repository:
         tops = layered_store.tops(repository.store)
-    found = [(top, _exists(top)) for top in tops]
+    found = [(top, is_there(top)) for top in tops]
     if args.json:
         output.document(
             [{"id": top.identity, "path": top.path, "blocks": top.blocks, "exists": there} for top, there in found]
@@ -115,7 +115,7 @@ def _layers(args: Args) -> int:
 def _forget_layer(args: Args) -> int:
     with opened(args) as repository:
         top = _top(repository, args.paths[0])
-        if _exists(top) and not args.force:
+        if is_there(top) and not args.force:
             raise Held(
                 f"the layer {top.path} is still there and could not be used any more; delete it first, "
                 "or say --force to lose it"
@@ -135,7 +135,8 @@ def _top(repository: Repository, text: str) -> Top:
     raise NotFound(f"no layer '{text}' over {repository.path}; 'monofs store layers' lists them")
 
 
-def _exists(top: Top) -> bool:
+def is_there(top: Top) -> bool:
+    """True if the layer is where it was last, and no other is in its place. Raises StoreError if nobody can tell."""
     path = Path(top.path)
     return place.exists(place.config_path(path)) and place.read_config(path).identity == top.identity
 

@@ -20,8 +20,9 @@ from store.ledger import RECORD_CID
 from store.names import Name
 from store.repository import Repository
 from store.version import Version
+from vmm.project.folder import Folder
 from vmm.project.lock import Locked
-from vmm.project.state import Installed, State
+from vmm.project.state import STATE, Installed, State
 
 REFERENCE: Final = b"reference/"  # what the keys of these roots begin with
 PROJECT: Final = b"project"  # the root that says what the project was called when its forks were made
@@ -85,7 +86,7 @@ def removed(own: Repository, state: State, name: str, row: Installed, note: Note
     action: Action = "removed"
     if current is not None:
         try:
-            if not _is_untouched(own, current, row):
+            if not _is_untouched(own, current, row) or own.version(current).previous:
                 raise Held(f"'{name}' was changed")
             own.forget_name(name)
         except (Held, NotFound) as error:
@@ -122,6 +123,20 @@ def _rename(own: Repository, old: str, new: str) -> None:
         own.forget_name(old)
 
 
+def came_from(own: Repository, name: str) -> Cid | None:
+    """Return the tree that the fork of a machine began as, at its last installation or reset; None for other names."""
+    folder = Folder(own.path.parent.parent)
+    if folder.store != own.path or not (folder.mc / STATE).exists():
+        return None
+    with State(folder.mc) as state:
+        row = next((row for row in state.installed() if row.machine == name.partition("/")[2]), None)
+    if row is None:
+        return None
+    with suppress(NotFound):  # its history was pruned
+        return version.load_version(own.cache, cids.parse(row.version)).tree
+    return cids.parse(row.tree)
+
+
 def _begin(own: Repository, name: str, old: Name | None, found: Found) -> Cid:
     """Make `name` begin with the tree; O(1) whatever its size. Raises Held.
 
@@ -143,8 +158,9 @@ def _known(own: Repository, current: Name, row: Installed | None, found: Found) 
     if row is not None and str(current.version) == row.version:
         return row
     last = own.version(current)
-    is_fresh = not last.previous and last.origin is None and current.head is None
-    if is_fresh and str(last.tree) == found.locked.tree:
+    is_fresh = last.message == _message(found.locked) and last.origin is None and current.head is None
+    is_next = not last.previous or (row is not None and {str(cid) for cid in last.previous} == {row.version})
+    if is_fresh and is_next and str(last.tree) == found.locked.tree:
         return Installed(found.locked.machine, "", found.locked.tree, str(current.version))
     if row is not None:
         return row

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.oci import registries
 from tests.oci.layouts import Layout, d, f, tar
 from tests.project.shops import Shop, check_whole
 from vmm.project import lock
+from vmm.project.state import State
 
 CONFIG = {"Env": ["A=1"], "Cmd": ["/bin/x"], "User": "me", "WorkingDir": "/etc", "StopSignal": "SIGINT"}
 
@@ -358,6 +360,25 @@ def test_a_project_gets_another_name(shop: Shop) -> None:
     shop.declare('[project]\nname = "new"\n[machines.a]\nname = "base"\n')
     assert shop.actions() == {"a": "same"}
     assert shop.names() == {"new/a": changed}
+
+
+def test_what_a_reset_machine_was_stays_in_its_history_when_it_moves_on(shop: Shop) -> None:
+    """`monofs reset` makes a version of what is locked, and says that one."""
+    tree = shop.base({"f": b"1"})
+    shop.declare('[machines.a]\nname = "base"\n').ok("install")
+    changed = shop.change("a", {"mine": b"x"})
+    shop.ok("restore", "shop/a~1")
+    with closing(Repository.open(shop.folder.store)) as own, State(shop.folder.mc) as state:
+        record = own.name("shop/a")
+        assert record is not None
+        state.put_installed(replace(state.installed()[0], version=str(record.version)))
+    new = shop.base({"f": b"2"})
+    shop.ok("update")
+    trees = [row["tree"] for row in shop.ok("log", "shop/a", "--json").json]
+    assert trees == [new, tree, changed, tree]
+    assert shop.actions() == {"a": "same"}
+    assert shop.ok("diff", "shop/a").out == b""
+    assert [row["action"] for row in shop.ok("remove", "a", "--json").json] == ["kept"]
 
 
 # The folder

@@ -86,6 +86,38 @@ def test_a_mount_of_a_machines_tree_goes_on_with_it(shop: Shop) -> None:
         shop.ok("umount", str(at))
 
 
+def test_diff_with_one_argument_is_against_what_it_came_from(shop: Shop) -> None:
+    out = elsewhere(shop)
+    assert shop.ok("diff", "shop/web").out == b""
+    shop.change("web", {"f": b"1\n", "new": b"x\n"})
+    changed = ["D\td/", "D\td/g", "M\tf", "A\tnew"]
+    assert shop.ok("diff", "shop/web", "--name-status").lines == changed
+    assert out.ok("diff", "shop/web", "--name-status").lines == changed
+    assert shop.ok("diff", "shop/web~1").out == b""
+    shop.ok("prune", "shop/web", "--keep", "last=1")
+    assert shop.ok("diff", "shop/web", "--name-status").lines == changed
+    # Any other name: the first version on its line.
+    shop.base({"f": b"2\n", "d/g": b"2\n"})
+    shop.base({"f": b"3\n", "d/g": b"2\n"})
+    assert "M\tf" in out.ok("diff", "base", "--name-status").lines
+    assert out.ok("diff", "base~2").out == b""
+    cid = shop.ok("ls", "base", "--json") and shop.ok("names", "--json").json["names"][0]["tree"]
+    assert "is a tree without a history" in out.fails("diff", cid)
+
+
+@pytest.mark.mounted
+def test_diff_of_a_mounted_directory_alone(shop: Shop) -> None:
+    at = shop.directory / "mnt"
+    at.mkdir()
+    shop.ok("mount", "shop/web", str(at))
+    try:
+        (at / "d" / "made").write_text("x\n")
+        assert shop.ok("diff", "./mnt", "--name-status").lines == ["A\td/made"]
+        assert elsewhere(shop).ok("diff", str(at / "d"), "--name-status").lines == ["A\tmade"]
+    finally:
+        shop.ok("umount", str(at))
+
+
 def test_home_names_come_first_elsewhere_and_last_in_the_project(shop: Shop) -> None:
     out = elsewhere(shop)
     out.ok("import", str(plant(out.directory / "t", {"mine": b""})), "--name", "shop/web")

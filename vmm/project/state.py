@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from vmm.database import Database
 
+STATE: Final = "project.sqlite"  # in .mc
 _MIGRATIONS: Final = (
     """
     CREATE TABLE installed (
@@ -74,7 +75,7 @@ class State(Database):
 
     def __init__(self, mc: Path) -> None:
         """Open the state in .mc, made if it is not there. Raises StateError."""
-        super().__init__(mc / "project.sqlite", _MIGRATIONS, "the project's state")
+        super().__init__(mc / STATE, _MIGRATIONS, "the project's state")
 
     # What is installed
 
