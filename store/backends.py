@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -120,6 +121,34 @@ def _recognize(store: Store, base: Path, path: Path, config: Config) -> None:
     layered_store.register(store, config.identity, path.resolve())  # it was moved
 
 
+def adopt(path: Path) -> bool:
+    """Have the bases hold what the store in `path` needs, where they were told to forget that store.
+
+    False if some of it is gone; then nothing is changed. No other process may use the store.
+    """
+    config = place.read_config(path)
+    forgot = [Path(base) for base in config.bases if _is_forgotten(Path(base), config)]
+    if not forgot:
+        return True
+    for base in forgot:
+        with closing(opened(base, check_base(base))) as store:
+            layered_store.register(store, config.identity, path.resolve())
+    with closing(opened(path, config)) as store:
+        assert isinstance(store, LayeredStore)
+        store.repair(lambda _: None)
+        if not store.lacking():
+            return True
+    for base in forgot:
+        with closing(opened(base, check_base(base))) as store:
+            layered_store.forget(store, config.identity)
+    return False
+
+
+def _is_forgotten(base: Path, config: Config) -> bool:
+    with closing(opened(base, check_base(base))) as store:
+        return layered_store.path_of(store, config.identity) is None
+
+
 def _plain(home: Path, config: Config) -> Store:
     if config.backend == "lmdb":
         from store.lmdb_store import LmdbStore
@@ -130,4 +159,4 @@ def _plain(home: Path, config: Config) -> Store:
     return FlatFsStore(home, config.algorithm)
 
 
-__all__ = ["check_base", "compact", "make", "opened"]
+__all__ = ["adopt", "check_base", "compact", "make", "opened"]

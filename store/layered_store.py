@@ -90,6 +90,11 @@ class LayeredStore:
             held = self.borrowed()
             return [cid for cid in self._leaned_on() if cid not in held and self._base_of(cid) is not None]
 
+    def lacking(self) -> list[Cid]:
+        """Return blocks that the top refers to and nobody has: they are lost."""
+        with self._writing.exclusive():
+            return [cid for cid in self._leaned_on() if self._base_of(cid) is None]
+
     # Writing
 
     def apply(self, change: Change) -> int:

@@ -77,7 +77,7 @@ def status_options(parser: Parser) -> None:
 
 
 def status(args: Args) -> int:
-    """Show what is mounted, and what of it is not saved yet.
+    """Show what is mounted, and what of it is not saved yet; in a project's folder that of its own store, too.
 
     JSON is a list of objects: mountpoint, pid, name (null for a read-only mount), head (the CID of the tree as
     of the last commit), unsaved_bytes, last_commit (seconds since 1970), read_only, store, auto_checkpoint
@@ -89,6 +89,11 @@ def status(args: Args) -> int:
       monofs status ~/src --json | jq .[0].unsaved_bytes
     """
     found = mounts.status(config.store_path(args.store), args.mountpoint)
+    if args.store is None and args.mountpoint is None:
+        from monofs_fuse.project import naming
+
+        if (folder := naming.here()) is not None:
+            found += mounts.status(folder.store)
     if args.json:
         output.array(found)
         return 0

@@ -130,11 +130,7 @@ def came_from(own: Repository, name: str) -> Cid | None:
         return None
     with State(folder.mc) as state:
         row = next((row for row in state.installed() if row.machine == name.partition("/")[2]), None)
-    if row is None:
-        return None
-    with suppress(NotFound):  # its history was pruned
-        return version.load_version(own.cache, cids.parse(row.version)).tree
-    return cids.parse(row.tree)
+    return None if row is None else cids.parse(_made_from(own, row))
 
 
 def _begin(own: Repository, name: str, old: Name | None, found: Found) -> Cid:

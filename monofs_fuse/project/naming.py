@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -39,7 +41,7 @@ def store_of(texts: Iterable[str], home: Path) -> Path | None:
 
 def names(home: Path, prefix: str) -> Iterator[str]:
     """Yield the names in the store of the project that we are in; elsewhere those in others that begin so."""
-    folder = _here()
+    folder = here()
     stores_ = [folder.store] if folder is not None else _projects(home) if "/" in prefix else []
     for store in stores_:
         with suppress(StoreError), _opened(store) as own:
@@ -47,7 +49,7 @@ def names(home: Path, prefix: str) -> Iterator[str]:
 
 
 def _store_of(text: str, home: Path) -> Path | None:
-    folder = _here()
+    folder = here()
     if folder is not None:
         try:
             if _has(folder.store, text):
@@ -66,10 +68,22 @@ def _store_of(text: str, home: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _here() -> Folder | None:
-    """Return the project that we are in, if it is installed."""
+def here() -> Folder | None:
+    """Return the project that we are in, if it is installed, and not planted by somebody else above where we are."""
     folder = Folder.find(Path.cwd())
-    return folder if folder is not None and stores.is_installed(folder) else None
+    with suppress(StoreError):  # that of root, say, into which we may not look
+        return folder if folder is not None and _is_trusted(folder) and stores.is_installed(folder) else None
+    return None
+
+
+def _is_trusted(folder: Folder) -> bool:
+    """A store is a database that is mapped into memory: nobody else's is opened unless it is asked for."""
+    us = os.geteuid()
+    try:
+        is_open_to_all = bool(os.stat(folder.directory).st_mode & stat.S_IWOTH)
+        return os.stat(folder.mc).st_uid in (us, 0) or (us == 0 and not is_open_to_all)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from store import place
+from store import backends, place
 from store.errors import MonofsError, StoreError
 from store.layered_store import LayeredStore
 from store.repository import Repository
@@ -57,7 +57,10 @@ def alone(folder: Folder) -> Iterator[None]:
 
 
 def make(folder: Folder, home: Path) -> None:
-    """Make what .mc is to have, and is not there yet. Raises StoreError."""
+    """Make what .mc is to have, and is not there yet. If the home store has forgotten it, it is held again, if it can.
+
+    Raises StoreError.
+    """
     folder.mc.mkdir(mode=0o700, exist_ok=True)
     ignore = folder.mc / ".gitignore"
     if not ignore.exists():
@@ -65,6 +68,11 @@ def make(folder: Folder, home: Path) -> None:
     if not is_installed(folder):
         Repository.open(home, create=True).close()
         Repository.init(folder.store, bases=(home,)).close()
+    elif place.exists(place.config_path(home_of(folder))) and not backends.adopt(folder.store):
+        raise StoreError(
+            f"{home_of(folder)} was told to forget this project, and does not have all that it needs any more: remove "
+            f".mc ('rm -rf {folder.mc}'), and 'monofs install' makes a new one"
+        )
 
 
 @contextmanager

@@ -113,6 +113,8 @@ def test_diff_of_a_mounted_directory_alone(shop: Shop) -> None:
     try:
         (at / "d" / "made").write_text("x\n")
         assert shop.ok("diff", "./mnt", "--name-status").lines == ["A\td/made"]
+        assert [row["name"] for row in shop.ok("status", "--json").json] == ["shop/web"]
+        assert elsewhere(shop).ok("status").out == b""
         assert elsewhere(shop).ok("diff", str(at / "d"), "--name-status").lines == ["A\tmade"]
     finally:
         shop.ok("umount", str(at))
@@ -151,6 +153,31 @@ def test_a_copy_that_cannot_be_used_says_so_where_it_is_meant(shop: Shop, tmp_pa
     subprocess.run(["cp", "-a", shop.directory, copy.directory], check=True)
     assert "was copied from another project's folder" in copy.fails("ls", "shop/web")
     assert copy.ok("ls", "base/d").lines == ["g"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it acts as two users")
+def test_a_project_that_somebody_else_has_planted_is_not_opened(tmp_path: Path) -> None:
+    """As in /tmp, where anybody can make a monofs.toml above where others work."""
+    for above in (tmp_path, *tmp_path.parents):
+        if str(above).startswith(os.environ.get("MONOFS_TEST_RUN", "/nowhere")):
+            above.chmod(0o777)
+    planted = Shop(tmp_path, tmp_path / "theirs", "planted")
+    planted.directory.chmod(0o777)
+    planted.base({"f": b"1"})
+    planted.declare('[machines.web]\nname = "base"\n').ok("install")
+    for path in (
+        planted.folder.mc,
+        *planted.folder.mc.rglob("*"),
+        tmp_path / "theirs",
+        *(tmp_path / "theirs").rglob("*"),
+    ):
+        os.chown(path, 1234, 1234)
+    (planted.directory / "sub").mkdir()
+    inside = Shop(tmp_path, tmp_path / "ours", "planted/sub")
+    inside.directory.chmod(0o777)
+    assert planted.ok("ls", "planted/web", user=1234).lines == ["f"]
+    for user in (None, 4321):
+        assert "no store at" in inside.fails("ls", "planted/web", user=user)
 
 
 def test_a_base_is_read_and_never_written(shop: Shop) -> None:

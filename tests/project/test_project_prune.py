@@ -73,6 +73,29 @@ def test_one_that_moved_counts_as_soon_as_it_is_used(shop: Shop, tmp_path: Path)
     check_whole(moved)
 
 
+def test_one_that_was_forgotten_too_early_is_held_again_if_all_of_it_is_there(shop: Shop, tmp_path: Path) -> None:
+    changed = shop.change("web", {"mine": os.urandom(100_000)})
+    moved = Shop(tmp_path / "two", shop.home)
+    moved.directory.rmdir()
+    shop.directory.rename(moved.directory)
+    moved.ok("prune", "--yes")
+    moved.ok("gc")
+    assert "was told to forget it" in moved.fails("ls", "shop/web")
+    assert moved.actions() == {"web": "same"}
+    assert moved.names() == {"shop/web": changed}
+    moved.ok("forget", "base")
+    moved.ok("gc")
+    check_whole(moved)
+    # And if it is not: one line that says what to do, and nothing is changed.
+    again = Shop(tmp_path / "three", shop.home)
+    again.directory.rmdir()
+    moved.directory.rename(again.directory)
+    again.ok("prune", "--yes")
+    assert f"rm -rf {again.folder.mc}" in again.fails("install")
+    assert again.ok("store", "layers").out == b""
+    assert again.folder.store.exists()
+
+
 def test_prune_says_which_options_go_together(shop: Shop) -> None:
     assert "--keep goes with a NAME" in shop.fails("prune", "--keep", "last=1", code=2)
     assert "a NAME needs --keep" in shop.fails("prune", "base", code=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,14 @@ def test_a_home_directory_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_project_is_called_as_its_directory(directory: str, name: str) -> None:
     assert reading.parse("", Path("/") / directory / "monofs.toml") == Project(name, Path("/") / directory, ())
+
+
+def test_the_readmes_project_is_a_good_one() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (text,) = re.findall(r"```toml\n(\[project\]\n.*?)```", readme, re.DOTALL)
+    project = reading.parse(text, AT)
+    assert [machine.name for machine in project.machines] == ["db", "web"]
+    assert validator().is_valid(tomllib.loads(text))
 
 
 # What is refused. In the second column what the schema says, too: True if it refuses it.
