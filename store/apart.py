@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from store import tree
@@ -23,27 +24,34 @@ class Apart(NamedTuple):
 
 
 def items(source: Nodes, flavor: Flavor, old: Cid | None, new: Cid | None) -> Iterator[Apart]:
-    """Yield, in order, all that lies in leaves which the two do not share; equal items may be among it.
+    """Yield, in order, all items that the two do not share. Reads only the nodes that one of them lacks.
 
     `flavor` must be one whose keys do not count from where their node begins.
     """
     old_leaves, new_leaves = _leaves(source, flavor, old, new)
     olds, news = _below(source, flavor, old_leaves), _below(source, flavor, new_leaves)
     before, after = next(olds, None), next(news, None)
-    while before is not None or after is not None:
-        key = min(side[0][0] for side in (before, after) if side is not None)
-        left = right = left_leaf = right_leaf = None
-        if before is not None and before[0][0] == key:
-            (left, left_leaf), before = before, next(olds, None)
-        if after is not None and after[0][0] == key:
-            (right, right_leaf), after = after, next(news, None)
-        yield Apart(key, left, right, left_leaf, right_leaf)
+    while before is not None and after is not None:
+        (left, left_leaf), (right, right_leaf) = before, after
+        if left == right:
+            before, after = next(olds, None), next(news, None)
+        elif left[0] == right[0]:
+            yield Apart(left[0], left, right, left_leaf, right_leaf)
+            before, after = next(olds, None), next(news, None)
+        elif left[0] < right[0]:
+            yield Apart(left[0], left, None, left_leaf, None)
+            before = next(olds, None)
+        else:
+            yield Apart(right[0], None, right, None, right_leaf)
+            after = next(news, None)
+    if before is not None:
+        yield from (Apart(item[0], item, None, leaf, None) for item, leaf in chain([before], olds))
+    if after is not None:
+        yield from (Apart(item[0], None, item, None, leaf) for item, leaf in chain([after], news))
 
 
 def _below(source: Nodes, flavor: Flavor, leaves: list[Cid]) -> Iterator[tuple[Item, Cid]]:
-    for leaf in leaves:
-        for item in _items(source, flavor, leaf, 0):
-            yield item, leaf
+    return chain.from_iterable(zip(_items(source, flavor, leaf, 0), repeat(leaf)) for leaf in leaves)
 
 
 def _leaves(source: Nodes, flavor: Flavor, old: Cid | None, new: Cid | None) -> tuple[list[Cid], list[Cid]]:

@@ -65,10 +65,9 @@ def own(entry: Entry) -> Entry:
 
 
 def pairs(source: Nodes, old: Cid | None, new: Cid | None) -> Iterator[Pair]:
-    """Yield (name, old entry, new entry) in order, of all that lies in nodes which two directories do not share."""
+    """Yield (name, old entry, new entry) in order, of all names that two directories do not have alike."""
     for key, before, after, old_leaf, new_leaf in apart.items(source, DIRECTORY, old, new):
-        if before != after:
-            yield key, _entry(before, old_leaf), _entry(after, new_leaf)
+        yield key, _entry(before, old_leaf), _entry(after, new_leaf)
 
 
 def _entry(item: Item | None, leaf: Cid | None) -> Entry | None:

@@ -32,7 +32,7 @@ def grouped(
 ) -> Grouped:
     """Return the merged tree with the hard links of both sides, and every `nlink` right."""
     ours, theirs = sides
-    paths = {one.key for one in apart.items(batch, LINKS, ours.links, theirs.links) if one.old != one.new}
+    paths = {one.key for one in apart.items(batch, LINKS, ours.links, theirs.links)}
     if not paths and not any(merged.copies):
         return Grouped(Tree(merged.root, ours.links), {})
     return _Grouper(batch, base, sides, merged, labels).run(paths)

@@ -67,7 +67,7 @@ def below(source: Nodes, root: Cid | None, path: bytes = b"") -> Iterator[tuple[
 def since(source: Nodes, old: Cid | None, new: Cid | None) -> Iterator[tuple[bytes, Tombstone]]:
     """Yield (path, tombstone), in order, of those in `new` that are not in `old`."""
     for one in apart.items(source, TOMBSTONES, old, new):
-        if one.new is not None and one.new_leaf is not None and one.new != one.old:
+        if one.new is not None and one.new_leaf is not None:
             yield one.key, _decode(one.new, one.new_leaf)
 
 
@@ -108,7 +108,7 @@ def _union(batch: Batch, roots: Iterable[Cid | None]) -> Cid | None:
         assert union is not None
         edits = _Edits(batch, union)
         for path, mine, theirs, mine_in, theirs_in in apart.items(batch, TOMBSTONES, union, other):
-            if theirs is None or mine == theirs:
+            if theirs is None:
                 continue
             new = _decode(theirs, theirs_in or other)
             if mine is None or _rank(new) > _rank(_decode(mine, mine_in or union)):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import codec, limits, tree
+from store import codec, limits, nodes, tree
 from store.batch import Batch
 from store.cache import Cache
 from store.cid import BLAKE3, Cid
@@ -242,3 +244,41 @@ def test_large_forged_nodes_do_not_fill_the_memory() -> None:
 
 def test_errors_are_store_errors() -> None:
     assert issubclass(Corrupt, StoreError) and issubclass(WrongKind, StoreError)
+
+
+def test_what_is_plainly_good_is_good(rng: random.Random) -> None:
+    """The quick look at a directory's leaf never lets through what the thorough one refuses."""
+    names: list[Any] = [
+        b"a",
+        b"b",
+        b"",
+        b".",
+        b"..",
+        b"a/b",
+        b"a\0",
+        b"x" * 255,
+        b"x" * 256,
+        "text",
+        7,
+        None,
+        b"...",
+        b"\xff",
+    ]
+    entries: list[Any] = [{}, {"size": 5}, {"kind": "dir"}, {"kind": "dir", "total": [1, 2, 3]}, {"size": 2**63 - 1}]
+    bad: list[Any] = [7, None, [], {"size": -1}, {"size": 2**63}, {"size": True}, {"size": "5"}, {"size": None}]
+    bad += [{"kind": "dir", "total": total} for total in (7, [1, 2], [1, 2, -3], [1, 2, "3"], [1, 2, 2**63], (1, 2, 3))]
+    quick = 0
+    for _ in range(5000):
+        count = rng.randrange(1, 5)
+        chosen = rng.sample(names, count)
+        if rng.random() < 0.8:
+            chosen = sorted(name for name in chosen if isinstance(name, bytes)) or [b"z"]
+        items: list[Any] = [[name, rng.choice(entries if rng.random() < 0.8 else entries + bad)] for name in chosen]
+        if rng.random() < 0.1:
+            items[0] = rng.choice([[], [b"a"], [b"a", {}, 1], 7, None, (b"a", {})])
+        thorough = super(nodes.Directory, DIRECTORY).check(0, items)
+        if nodes._are_plainly_entries(items):
+            assert thorough is None, items
+            quick += 1
+        assert DIRECTORY.check(0, items) == thorough
+    assert quick > 500
