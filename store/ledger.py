@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
+from itertools import islice
 
-from store import codec
+from store import codec, limits
 from store.blocks import Change, Freed
 from store.cid import Cid
 from store.errors import Corrupt, MissingLink, NotFound, RootMoved
@@ -42,25 +44,69 @@ def apply(tables: Tables, change: Change) -> int:
 
 
 def gc(tables: Tables, blocks_max: int) -> Freed:
-    """Delete up to `blocks_max` queued blocks; what only they referred to joins the queue."""
+    """Delete up to `blocks_max` blocks that nothing refers to: queued ones, and what only these referred to.
+
+    Versions that go together share most of what they refer to, so counts are written once at the end.
+    """
+    counts = _Counts(tables)
+    fallen: deque[Cid] = deque()  # to 0, just now: they are in no queue yet
+    queued: Iterator[Cid] = iter(())
     done = blocks = freed_bytes = 0
     while done < blocks_max:
-        some = [cid for _, cid in zip(range(blocks_max - done), tables.queued())]
-        if not some:
-            break
-        delta: Counter[Cid] = Counter()
-        for cid in some:
+        if fallen:
+            cid = fallen.popleft()
+        else:
+            found = next(queued, None)
+            if found is None:
+                queued = iter(list(islice(tables.queued(), blocks_max - done)))
+                found = next(queued, None)
+                if found is None:
+                    break
+            cid = found
             tables.unqueue(cid)
-            if tables.count(cid):  # a damaged queue must not cost a block that is needed
+            if counts.get(cid):  # a damaged queue must not cost a block that is needed
                 continue
-            delta.subtract(_links_of_doomed(tables, cid))
-            tables.drop_count(cid)
-            blocks += tables.has(cid)
-            freed_bytes += tables.lose(cid)
-            done += 1
-        for cid, difference in delta.items():
-            _change_count(tables, cid, difference)
+        fallen.extend(link for link in _links_of_doomed(tables, cid) if counts.lowered(link))
+        counts.drop(cid)
+        blocks += tables.has(cid)
+        freed_bytes += tables.lose(cid)
+        done += 1
+    counts.write()
+    for cid in fallen:
+        tables.queue(cid)
     return Freed(blocks, freed_bytes, tables.queue_length())
+
+
+class _Counts:
+    """Counts that go down, written late."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._new: dict[Cid, int] = {}
+
+    def get(self, cid: Cid) -> int | None:
+        return self._new[cid] if cid in self._new else self._tables.count(cid)
+
+    def lowered(self, cid: Cid) -> bool:
+        """Take one off; True if nothing refers to the block any more."""
+        old = self.get(cid)
+        if old is None:
+            return False  # the block was lost, its count too
+        if old == 0:
+            raise Corrupt(cid, "more refers to it than was counted")
+        self._new[cid] = old - 1
+        if len(self._new) > limits.gc_counts_max:
+            self.write()
+        return old == 1
+
+    def drop(self, cid: Cid) -> None:
+        self._new.pop(cid, None)
+        self._tables.drop_count(cid)
+
+    def write(self) -> None:
+        for cid, count in self._new.items():
+            self._tables.set_count(cid, count)
+        self._new = {}
 
 
 def _count_new(tables: Tables, cid: Cid, references: int) -> None:

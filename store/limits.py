@@ -82,6 +82,7 @@ read_bytes: Final = 1 * MIB  # of a file on disk at a time
 open_directories_max: Final = 128
 
 gc_blocks_per_step: Final = 1024
+gc_counts_max: Final = 65_536  # held before they are written
 release_blocks_max: Final = 64  # nodes that let go of their links in the transaction that leaves them without use
 
 check_blocks_per_step: Final = 32  # read by one thread at a time
