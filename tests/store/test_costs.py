@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from store import prune, retention, tree
+from store import prune, retention, tree, version
+from store.cache import Cache
 from store.nodes import DIRECTORY
 from store.repository import Repository
+from store.version import Tree
 from tools.benchmarks import large_histories, rows_versions
 from tools.benchmarks.large_histories import CHANGES, VERSIONS
 
@@ -65,6 +67,26 @@ def test_what_is_read_does_not_depend_on_the_size(stores: dict[int, Path]) -> No
     for operation in rows_versions.OPERATIONS:
         small, large = (rows_versions.cheapest(stores[size], operation, tries=1).blocks for size in (SMALL, LARGE))
         assert large - small <= deeper * WAYS[operation.name], f"{operation.name}: {small} and {large} blocks"
+
+
+def test_a_commit_after_a_hundred_versions_costs_what_the_first_did(tmp_path: Path, stores: dict[int, Path]) -> None:
+    """Blocks read and stored; how much the database writes for them is its own affair."""
+    young = tmp_path / "young"
+    repository = Repository.init(young)
+    batch, stage = repository.batch("test")
+    first = version.put_tree(batch, Tree(large_histories.large_tree(batch, SMALL)))
+    repository.publish("src", first, batch, stage)
+    repository.close()
+    costs = []
+    for store in (young, stores[SMALL]):
+        repository = Repository.open(store)
+        before = repository.store.usage().blocks
+        repository.cache = Cache(counted := rows_versions.Counted(repository.store))
+        root = large_histories.tree_of(repository, "src")
+        large_histories.committed(repository, "src", root, SMALL, 1)
+        costs.append((len(counted.read), repository.store.usage().blocks - before))
+        repository.close()
+    assert all(old <= young for young, old in zip(*costs, strict=True)), costs
 
 
 def test_a_store_that_is_kept_is_not_made_again(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def make(repository: Repository, size: int, tries: int = TRIES) -> None:
     since; `fewer`, which has a head with ten fewer; `long`, with as long a history of its own.
     """
     batch, stage = repository.batch("bench")
-    root = _tree(batch, size)
+    root = large_tree(batch, size)
     repository.publish("src", version.put_tree(batch, Tree(root)), batch, stage)
     for attempt in range(tries):
         repository.set_name(f"long-{attempt}", None, repository.name("src"), *repository.batch("bench"))
@@ -68,7 +68,7 @@ def make(repository: Repository, size: int, tries: int = TRIES) -> None:
             name = f"{kind}-{attempt}"
             repository.set_name(name, None, src, *repository.batch("bench"))
             if kind in ("ours", "theirs"):
-                _committed(repository, name, root, size, VERSIONS + which)
+                committed(repository, name, root, size, VERSIONS + which)
             elif kind == "fewer":
                 batch, stage = repository.batch("bench")
                 tree = version.put_tree(batch, Tree(_changed(batch, root, size, VERSIONS + which)))
@@ -77,18 +77,18 @@ def make(repository: Repository, size: int, tries: int = TRIES) -> None:
 
 def _grown(repository: Repository, name: str, root: Entry, size: int) -> Entry:
     for number in range(1, VERSIONS):
-        root = _committed(repository, name, root, size, number)
+        root = committed(repository, name, root, size, number)
     return root
 
 
-def _committed(repository: Repository, name: str, root: Entry, size: int, number: int) -> Entry:
+def committed(repository: Repository, name: str, root: Entry, size: int, number: int) -> Entry:
     batch, stage = repository.batch("bench")
     new = _changed(batch, root, size, number, by=name)
     repository.publish(name, version.put_tree(batch, Tree(new)), batch, stage, old=repository.name(name))
     return new
 
 
-def _tree(batch: Batch, size: int) -> Entry:
+def large_tree(batch: Batch, size: int) -> Entry:
     top = directory.Builder(batch)
     for number in range(-(-size // _DIRECTORY_FILES)):
         inside = directory.Builder(batch)

@@ -95,7 +95,7 @@ def cheapest(store: Path, operation: Operation, tries: int = TRIES) -> Cost:
 
 def _cost(store: Path, operation: Operation, attempt: int) -> Cost:
     repository = Repository.open(store)
-    counted = _Counted(repository.store)
+    counted = Counted(repository.store)
     repository.cache = Cache(counted)
     try:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -105,7 +105,7 @@ def _cost(store: Path, operation: Operation, attempt: int) -> Cost:
         repository.close()
 
 
-class _Counted:
+class Counted:
     """Where blocks are read; knows which were."""
 
     def __init__(self, under: Blocks) -> None:
