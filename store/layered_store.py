@@ -142,12 +142,20 @@ class LayeredStore:
 
     def _planned(self, change: Change) -> tuple[Change, dict[Cid, int]]:
         """Return what is to be done in the top, and which blocks have to be borrowed for it from which base."""
-        stored = {cid: data for cid, data in change.blocks.items() if not self.has(cid)}
-        needed = self._needed(stored, change.roots)
+        new = [cid for cid in change.blocks if not self.top.has(cid)]
+        lent = {cid: base for cid in new if (base := self._base_of(cid)) is not None}
+        stored = {cid: change.blocks[cid] for cid in new if cid not in lent}
+        needed = self._needed(stored, change.roots, lent)
         return Change(stored, change.roots, change.borrowed.union(needed)), needed
 
-    def _needed(self, stored: Mapping[Cid, bytes], roots: Iterable[RootChange]) -> dict[Cid, int]:
-        """Return what a change refers to that only a base has and the top does not know yet."""
+    def _needed(
+        self, stored: Mapping[Cid, bytes], roots: Iterable[RootChange], lent: Mapping[Cid, int]
+    ) -> dict[Cid, int]:
+        """Return what a change refers to that only a base has and the top does not know yet.
+
+        What is in `lent` was seen in a base and is not stored for that; the base must not be asked again, which may
+        have deleted it since: to hold it fails then, as it must.
+        """
         links: set[Cid] = set()
         for cid, data in stored.items():
             links |= codec.links(cid, data)
@@ -155,7 +163,7 @@ class LayeredStore:
             if root.new is not None:
                 links |= codec.links_of_record(RECORD_CID, root.new)
         new = (cid for cid in links if cid not in stored and not self.top.has(cid) and self.top.count(cid) is None)
-        found = {cid: self._base_of(cid) for cid in new}
+        found = {cid: lent[cid] if cid in lent else self._base_of(cid) for cid in new}
         return {cid: base for cid, base in found.items() if base is not None}
 
     def _hold(self, wanted: Mapping[Cid, int]) -> dict[Cid, int]:

@@ -13,6 +13,7 @@ import pytest
 
 from store import check, codec, layered_store, rehearsal
 from store.blocks import Change, RootChange, Store, collect, dereference
+from store.cid import Cid
 from store.errors import MissingLink, NoSpace, StoreError
 from store.flatfs_store import FlatFsStore
 from store.layered_store import LayeredStore
@@ -165,6 +166,23 @@ class Racing:
 def test_a_base_that_has_just_deleted_it_lends_nothing(store: LayeredStore) -> None:
     dereference(base_of(store), b"b")  # still there, but not for long
     store.bases = (cast(Store, Racing(base_of(store), 1)),)
+    assert hold(store, b"r", INNER, blocks=(LEAF, INNER)) == 2
+    assert store.borrowed() == {}
+    State.of(store).check()
+
+
+class Fleeting(Racing):
+    """A base in which all that nothing holds is collected right after it said what it has."""
+
+    def has(self, cid: Cid) -> bool:
+        found = self._store.has(cid)
+        drain(self._store)
+        return found
+
+
+def test_what_a_base_deletes_after_it_was_asked_is_stored_here(store: LayeredStore) -> None:
+    dereference(base_of(store), b"b")
+    store.bases = (cast(Store, Fleeting(base_of(store), 0)),)
     assert hold(store, b"r", INNER, blocks=(LEAF, INNER)) == 2
     assert store.borrowed() == {}
     State.of(store).check()
