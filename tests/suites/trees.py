@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -120,10 +121,8 @@ def _links(at: Path, rng: random.Random) -> None:
 
 def _specials(at: Path, rng: random.Random) -> None:
     os.mkfifo(at / "fifo", 0o640)
-    with socket.socket(socket.AF_UNIX) as listener:
-        os.chdir(at)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(at):  # the path of a socket must be short
         listener.bind("socket")
-        os.chdir("/")
     (at / "socket").chmod(0o4711)
     if os.geteuid() == 0:
         os.mknod(at / "char", stat.S_IFCHR | 0o600, os.makedev(1, 3))
