@@ -24,7 +24,7 @@ from tools.benchmarks import (
     rows_vm,
     rows_write,
 )
-from tools.benchmarks.bench import Bench, Row, Scale
+from tools.benchmarks.bench import Bench, Row, Scale, path
 
 GROUPS: dict[str, tuple[Row, ...]] = {
     "mount": (*rows_read.ROWS, *rows_write.ROWS),
@@ -43,16 +43,16 @@ def main() -> int:
     if sys.argv[1:2] == ["history"]:
         return history.main(sys.argv[2:])
     args = _arguments()
-    document = json.loads(Path(args.show).read_text()) if args.show else _measured(args)
+    document = json.loads(args.show.read_text()) if args.show else _measured(args)
     if args.save:
-        Path(args.save).write_text(report.to_json(document))
+        args.save.write_text(report.to_json(document))
     print({"json": report.to_json, "markdown": report.markdown, "text": report.text}[args.form](document))
     lines = plot.series(document)
     if args.plot:
         print(f"\n{plot.text(lines)}", file=sys.stderr if args.form == "json" else sys.stdout)
     if args.svg and lines:
         title = f"CPU time beside the size of the tree; monofs {document['commit']}, {document['when'][:10]}"
-        Path(args.svg).write_text(plot.svg(lines, title))
+        args.svg.write_text(plot.svg(lines, title))
     return 1 if document["failures"] else 0
 
 
@@ -81,14 +81,20 @@ def _arguments() -> argparse.Namespace:
     add("--repeat", type=_count, metavar="N", help="how often each row is measured (default 3, quick 1)")
     add("--tools", metavar="NAME,NAME...", help="measure only these: monofs, plain, floor, bindfs... (default all)")
     add("--minutes", type=float, default=60, metavar="N", help="start nothing more after this time (default 60)")
-    add("--work", default="/var/tmp", metavar="DIR", help="where to work: on a disk, 10 GB free (scale: 50 GB)")
-    add("--keep-stores", type=Path, metavar="DIR", help="of versions: keep the stores there, or take them from there")
+    add(
+        "--work",
+        type=path,
+        default="/var/tmp",
+        metavar="DIR",
+        help="where to work: on a disk, 10 GB free (scale: 50 GB)",
+    )
+    add("--keep-stores", type=path, metavar="DIR", help="of versions: keep the stores there, or take them from there")
     add("--json", dest="form", action="store_const", const="json", help="print JSON, with every single sample")
     add("--markdown", dest="form", action="store_const", const="markdown", help="print tables, as the README has them")
     add("--plot", action="store_true", help="of versions: draw CPU time beside the size of the tree, as text")
-    add("--svg", metavar="FILE", help="of versions: write that as an SVG image, too")
-    add("--save", metavar="FILE", help="write the JSON there, too")
-    add("--show", metavar="FILE", help="measure nothing; print what --save wrote")
+    add("--svg", type=path, metavar="FILE", help="of versions: write that as an SVG image, too")
+    add("--save", type=path, metavar="FILE", help="write the JSON there, too")
+    add("--show", type=path, metavar="FILE", help="measure nothing; print what --save wrote")
     add("--install-peers", action="store_true", help="first install what it is compared with (apt)")
     size = parser.add_argument_group("how large the rows of scale become")
     size.add_argument("--files", type=_count, metavar="N", help="names in one directory (default 1000000)")

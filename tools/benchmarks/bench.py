@@ -56,6 +56,11 @@ class Scale(NamedTuple):
         return cls(files=300, sizes=(10, 300), gib=0.02, aged_gib=0.01)
 
 
+def path(text: str) -> Path:
+    """Return what a path on the command line means; tools/bench itself goes elsewhere before we begin."""
+    return Path(os.environ.get("MONOFS_BENCH_FROM", ""), text)
+
+
 @dataclass
 class Bench:
     work: Path

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from store.repository import Repository
 from tools.benchmarks import peers, replay, report, sample_repository
-from tools.benchmarks.bench import Bench, CommandFailed
+from tools.benchmarks.bench import Bench, CommandFailed, path
 from tools.benchmarks.git import Git, run
 from tools.benchmarks.inputs import MB
 from tools.benchmarks.replay import Step, Stored
@@ -39,7 +39,7 @@ def main(words: list[str]) -> int:
     except CommandFailed as error:
         sys.exit(f"bench: {error}")
     if args.save:
-        Path(args.save).write_text(report.to_json(document))
+        args.save.write_text(report.to_json(document))
     print(json.dumps(document, indent=2) if args.json else _text(document))
     return 1 if document["differences"] else 0
 
@@ -52,15 +52,15 @@ def _arguments(words: list[str]) -> argparse.Namespace:
         epilog=f"A peer's figures on such a run: {PEER}. Exit code 1: a version differs.",
     )
     add = parser.add_argument
-    add("repository", nargs="?", type=Path, metavar="REPO", help="a full clone on disk (default: monofs itself)")
+    add("repository", nargs="?", type=path, metavar="REPO", help="a full clone on disk (default: monofs itself)")
     add("--generated", action="store_true", help="a repository made for this: the same everywhere, large, 200 commits")
     add("--files", type=int, default=sample_repository.FILES, metavar="N", help="of the generated one (default 6000)")
     add("--commits", type=int, default=sample_repository.COMMITS, metavar="N", help="of it (default 200)")
     add("--every", type=int, default=1, metavar="N", help="take every n-th commit; the newest is always one of them")
     add("--versions", type=int, metavar="N", help="of these only the newest N")
-    add("--work", default="/var/tmp", metavar="DIR", help="where to work, on a disk")
+    add("--work", type=path, default="/var/tmp", metavar="DIR", help="where to work, on a disk")
     add("--json", action="store_true", help="print JSON, with every single version")
-    add("--save", metavar="FILE", help="write the JSON there, too")
+    add("--save", type=path, metavar="FILE", help="write the JSON there, too")
     args = parser.parse_args(words)
     if args.repository and args.generated:
         parser.error("REPO or --generated, not both")
