@@ -127,6 +127,10 @@ class Directory(Inode):
         """True if the committed tree does not know about `name` yet."""
         return name in self.dirty or name in self.committing
 
+    def unsaved(self) -> list[bytes]:
+        """Return the names here that the committed tree may not know about yet, in order."""
+        return sorted(name for name in self.dirty | self.committing if name in self.children)
+
     def entry(self) -> Entry:
         return Entry(
             "dir", self.mode, self.uid, self.gid, self.mtime, data=self.base, xattrs=self.xattrs, total=self.total
@@ -238,17 +242,24 @@ class Table:
         number = (int.from_bytes(digest, "little") >> 1) | 2
         return self._prefix | number >> (64 - _PAST_SHIFT) | 2 if self._prefix else number
 
-    def surplus(self, count_max: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (directory, name) of the oldest inodes over `count_max` that the kernel may be asked to forget."""
-        excess = len(self._inodes) - count_max
-        for inode in self if excess > 0 else ():
-            if excess <= 0:
-                return
+    def surplus(self, count_max: int, most: int) -> list[tuple[int, bytes]]:
+        """Return (directory, name) of inodes over `count_max` that the kernel may be asked to forget, `most` at a time.
+
+        The oldest first; those that were returned come again after all others.
+        """
+        found: list[tuple[int, bytes]] = []
+        looked: list[Inode] = []
+        wanted = min(most, len(self._inodes) - count_max)
+        for inode in self._inodes.values():
+            if len(found) >= wanted:
+                break
+            looked.append(inode)
             busy = inode.opens or inode.draft is not None or inode.is_dir or not inode.names
             if not busy and not any(parent.is_unsettled(name) for parent, name in inode.names):
-                excess -= 1
-                for parent, name in inode.names:
-                    yield parent.ino, name
+                found += [(parent.ino, name) for parent, name in inode.names]
+        for inode in looked:
+            self._inodes[inode.ino] = self._inodes.pop(inode.ino)
+        return found
 
 
 def path_of(inode: Inode) -> bytes:

@@ -18,6 +18,8 @@ dirty_names_hard: Final = 40_000
 # The kernel is asked to forget the oldest inodes over this many.
 inodes_max: Final = 60_000
 trim_seconds: Final = 1.0
+trim_names: Final = 2_000  # asked for at a time
+trim_rounds_max: Final = 100  # before a pause
 
 links_max: Final = 1 << 20
 xattr_set_bytes_max: Final = 384 * 1024
@@ -25,6 +27,10 @@ xattr_set_bytes_max: Final = 384 * 1024
 gc_seconds: Final = 1.0
 gc_blocks_per_step: Final = 256  # an fsync may have to wait for one: cold, a block takes the disk about a millisecond
 gc_steps_per_commit: Final = 16
+
+trail_names: Final = 256  # given out by a listing, that are packed together
+trails_kept_max: Final = 256  # of listings that have ended
+trail_bytes_kept_max: Final = 8 * MIB
 
 entry_seconds: Final = 86_400.0  # the mount is the tree's only writer, so what the kernel knows stays true
 

@@ -16,13 +16,14 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
-from monofs_fuse import attributes, limits, lost, mountpoint, past
+from monofs_fuse import attributes, limits, listing, lost, mountpoint, past
 from monofs_fuse.ahead import Ahead
 from monofs_fuse.errors import Errno, number_of
 from monofs_fuse.inodes import PAST, ROOT, Directory, Inode
+from monofs_fuse.listing import Kept, Listing
 from monofs_fuse.past import Past
 from monofs_fuse.saver import Saver
-from monofs_fuse.worktree import Listed, Worktree, check_name
+from monofs_fuse.worktree import Worktree, check_name
 from store import acl
 from store import entry as entries
 from store.cid import Cid
@@ -38,16 +39,6 @@ SOCKET: Final = b"system.monofs.socket"
 _NO_ATTRIBUTE: Final = errno.ENODATA
 _TRUSTED: Final = b"trusted."  # for root's eyes only
 _NAMESPACES: Final = (b"user.", b"security.", _TRUSTED)
-
-
-class _Listing:
-    """An open directory: its names as of the last time it was read from the start."""
-
-    def __init__(self, directory: Directory, closed: trio.Event | None) -> None:
-        self.directory = directory
-        self.closed = closed  # somebody waits for it
-        self.base: Cid | None = None
-        self.names: list[Listed] = []
 
 
 def _answering(handler: _F) -> _F:
@@ -85,8 +76,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._about = about  # virtual attributes of the root
         self._label = about.get(b"user.monofs.name", b"").decode()
         self._ahead = Ahead(tree)
-        self._listings: dict[int, _Listing] = {}
+        self._listings: dict[int, Listing] = {}
         self._next_listing = 1
+        self._trails = Kept()
+        self._released: dict[int, trio.Event] = {}  # open directory -> somebody waits for its release
         self._flushing: dict[int, trio.Event] = {}  # thread that is about to open the root -> when that is closed again
         self._waiting: set[trio.Event] = set()  # edits that wait for room
 
@@ -124,37 +117,40 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         directory = tree.directory(ino)
         tree.opened(directory)
         handle, self._next_listing = self._next_listing, self._next_listing + 1
-        self._listings[handle] = _Listing(directory, self._flushing.get(ctx.pid))
+        self._listings[handle] = Listing(tree, directory, self._trails)
+        if (released := self._flushing.get(ctx.pid)) is not None:
+            self._released[handle] = released
         return handle
 
     @_answering
     async def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
-        listing = self._listings[handle]
-        tree = self._tree(listing.directory.ino)
-        if start == 0:
-            listing.base, listing.names = listing.directory.base, tree.listing(listing.directory)
-        dots = ((b".", listing.directory), (b"..", listing.directory.parent or listing.directory))
-        for position in range(start, len(listing.names) + len(dots)):
-            if position < len(dots):
-                name, dot = dots[position]
-                if not pyfuse3.readdir_reply(token, name, _attributes(dot), position + 1):
-                    return
-                continue
-            listed = listing.names[position - len(dots)]
-            inode = tree.listed(listing.directory, listing.base, listed)
+        found = self._listings[handle]
+        directory = found.directory
+        tree = self._tree(directory.ino)
+        for position, name, dot in (
+            (listing.DOT, b".", directory),
+            (listing.DOT_DOT, b"..", directory.parent or directory),
+        ):
+            if start < position and not pyfuse3.readdir_reply(token, name, _attributes(dot), position):
+                return
+        for named in found.read(start):
+            inode = tree.listed(directory, named)
             if inode is None:
                 continue
-            if not pyfuse3.readdir_reply(token, listed.name, self._attributes(inode), position + 1):
+            place = listing.cookie(named.name)
+            if not pyfuse3.readdir_reply(token, named.name, self._attributes(inode), place):
                 tree.forget(inode.ino, 0)
                 return
+            found.sent(named.name, place)
             inode.lookups += 1
 
     @_answering
     async def releasedir(self, handle: int) -> None:
-        listing = self._listings.pop(handle)
-        if listing.closed is not None:
-            listing.closed.set()
-        self._tree(listing.directory.ino).closed(listing.directory)
+        found = self._listings.pop(handle)
+        found.close()
+        if (released := self._released.pop(handle, None)) is not None:
+            released.set()
+        self._tree(found.directory.ino).closed(found.directory)
 
     # Names
 

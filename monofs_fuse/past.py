@@ -20,7 +20,8 @@ from typing import Final, NamedTuple
 from monofs_fuse import attributes, limits
 from monofs_fuse.errors import Errno
 from monofs_fuse.inodes import PAST, Directory, Inode, past_number, tree_number
-from monofs_fuse.worktree import Listed, Worktree
+from monofs_fuse.listing import Named
+from monofs_fuse.worktree import Worktree
 from store import cid as cids
 from store import history, revision, version
 from store.cache import Cache
@@ -94,17 +95,16 @@ class Past:
         cid = self._versions().get(name) if parent.ino == _VERSIONS else _parsed(name)
         return None if cid is None else self._opened(cid)
 
-    def listing(self, parent: Directory) -> list[Listed]:
+    def names(self, parent: Directory, after: bytes, unsaved: list[bytes]) -> Iterator[Named]:
         tree = self.tree(parent.ino)
         if tree is not None:
-            return tree.listing(parent)
-        if parent is self.top:
-            return [Listed(name, None) for name in self.top.children]
-        return [Listed(name, None) for name in self._versions()] if parent.ino == _VERSIONS else []
+            return tree.names(parent, after, unsaved)
+        virtual = self._versions() if parent.ino == _VERSIONS else parent.children
+        return (Named(name, None) for name in sorted(virtual) if name > after)
 
-    def listed(self, parent: Directory, base: Cid | None, listed: Listed) -> Inode | None:
+    def listed(self, parent: Directory, found: Named) -> Inode | None:
         tree = self.tree(parent.ino)
-        return self.lookup(parent, listed.name) if tree is None else tree.listed(parent, base, listed)
+        return self.lookup(parent, found.name) if tree is None else tree.listed(parent, found)
 
     def is_fleeting(self, ino: int) -> bool:
         """True if the kernel should ask each time what is there, and how much of it."""
@@ -158,10 +158,10 @@ class Past:
         if len(tree.table) == 1 and not tree.root.lookups and not tree.root.opens:
             del self._trees[tree_number(ino)]  # but its number stays its own, as long as the mount lives
 
-    def surplus(self, count_max: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (directory, name) of inodes over `count_max` that the kernel may be asked to forget."""
-        for tree in list(self._trees.values()):
-            yield from tree.table.surplus(count_max // len(self._trees))
+    def surplus(self, count_max: int, most: int) -> list[tuple[int, bytes]]:
+        """Return (directory, name) of inodes over `count_max` that the kernel may be asked to forget."""
+        trees = list(self._trees.values())
+        return [place for tree in trees for place in tree.table.surplus(count_max // len(trees), most)]
 
     # Content
 

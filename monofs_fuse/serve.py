@@ -15,7 +15,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-from monofs_fuse import control, limits, mountpoint, swap
+from monofs_fuse import control, limits, mountpoint, swap, trimming
 from monofs_fuse.errors import MountError
 from monofs_fuse.exchange import Exchange
 from monofs_fuse.head import Head
@@ -123,7 +123,7 @@ class _Server:
         """Serve until unmounted. Whatever ends it, the edits are still in memory and the last commit follows."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._trim)
+                nursery.start_soon(trimming.run, self._tree.table, self._past)
                 await self._turns.serve()
                 nursery.cancel_scope.cancel()  # no kernel is left that could forget anything
         except Exception:
@@ -148,14 +148,6 @@ class _Server:
             except MonofsError as error:
                 log.error("unmounted, but the last edits are not saved yet: %s; trying again", error)
                 await trio.sleep(limits.save_retry_seconds)
-
-    async def _trim(self) -> None:
-        """Ask the kernel to forget the oldest inodes, again and again, so that the tables stay bounded."""
-        while True:
-            await trio.sleep(limits.trim_seconds)
-            for table in (self._tree.table, self._past):
-                for directory, name in table.surplus(limits.inodes_max):
-                    pyfuse3.invalidate_entry_async(directory, name, ignore_enoent=True)
 
     def _line(self) -> Cid | None:
         """Return the version that the mounted name is at."""

@@ -6,11 +6,14 @@ Nothing in here waits. All of it runs on one thread, except for `commit.write`, 
 from __future__ import annotations
 
 import errno
-from typing import Final, NamedTuple
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Final
 
 from monofs_fuse import attributes, limits
 from monofs_fuse.errors import Errno
 from monofs_fuse.inodes import Directory, Inode, Table, depth_of, path_of
+from monofs_fuse.listing import Named
 from store import directory as directories
 from store import entry as entries
 from store import links, tree
@@ -20,20 +23,13 @@ from store.draft import Draft
 from store.entry import Entry
 from store.file import EMPTY
 from store.limits import depth_max
-from store.nodes import DIRECTORY, Item
+from store.nodes import DIRECTORY
 from store.version import Tree
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 RENAME_WHITEOUT: Final = 4
 _CAPABILITY: Final = b"security.capability"
-
-
-class Listed(NamedTuple):
-    """One name of a directory as it was when listing began. `item` is the committed entry, not decoded yet."""
-
-    name: bytes
-    item: Item | None
 
 
 class Worktree:
@@ -89,24 +85,29 @@ class Worktree:
             raise Errno(errno.ENOENT)
         return child
 
-    def listing(self, parent: Directory) -> list[Listed]:
-        """Return the names in a directory now, in no particular order."""
-        listed = [Listed(name, None) for name in parent.children]
-        if parent.base is not None:
-            for name, item in tree.items(self.blocks, DIRECTORY, parent.base):
-                if name not in parent.children and not parent.is_unsettled(name):
-                    listed.append(Listed(name, item))
-        return listed
+    def names(self, parent: Directory, after: bytes, unsaved: list[bytes]) -> Iterator[Named]:
+        """Yield the committed names greater than `after` together with `unsaved`, in order; some may be gone.
 
-    def listed(self, parent: Directory, base: Cid | None, listed: Listed) -> Inode | None:
-        """Return the inode of a listed name; None if it is gone. `base` is the directory's tree when it was listed."""
-        child = parent.children.get(listed.name)
+        Only until the next commit of this directory: it has another tree then.
+        """
+        index = bisect_right(unsaved, after)
+        for name, item in tree.seek(self.blocks, DIRECTORY, parent.base, after + b"\0" if after else b""):
+            while index < len(unsaved) and unsaved[index] <= name:
+                if unsaved[index] != name:
+                    yield Named(unsaved[index], None)
+                index += 1
+            yield Named(name, item)
+        for name in unsaved[index:]:
+            yield Named(name, None)
+
+    def listed(self, parent: Directory, found: Named) -> Inode | None:
+        """Return the inode of what `names` yielded; None if it is gone."""
+        child = parent.children.get(found.name)
         if child is not None:
             return child
-        if listed.item is None or parent.base != base or parent.is_unsettled(listed.name):
-            return self.lookup(parent, listed.name)
-        assert base is not None
-        return self._add(parent, listed.name, entries.decode(listed.item[1], base))
+        if found.item is None or parent.base is None or parent.is_unsettled(found.name):
+            return self.lookup(parent, found.name)
+        return self._add(parent, found.name, entries.decode(found.item[1], parent.base))
 
     def _add(self, parent: Directory, name: bytes, entry: Entry) -> Inode:
         if entry.nlink > 1 and not entry.is_dir:

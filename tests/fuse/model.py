@@ -311,14 +311,13 @@ class Pair:
             assert self.tree.read(inode, 0, len(node.data) + 10) == node.data
 
     def check_listing(self, inode: Directory, node: Node) -> None:
-        listed = self.tree.listing(inode)
-        assert sorted(found.name for found in listed) == sorted(node.names)
+        listed = list(self.tree.names(inode, b"", inode.unsaved()))
+        assert [found.name for found in listed] == sorted({found.name for found in listed})
+        there = {found.name: child for found in listed if (child := self.tree.listed(inode, found)) is not None}
+        assert there.keys() == node.names.keys()
         assert self.tree.is_empty(inode) == (not node.names)
-        base = inode.base
-        for found in listed:
-            child = self.tree.listed(inode, base, found)
-            assert child is not None
-            self.seen(child, node.names[found.name])
+        for name, child in there.items():
+            self.seen(child, node.names[name])
 
     def check_open(self) -> None:
         for node in self.opened:

@@ -138,8 +138,10 @@ def test_surplus_is_the_oldest_that_nobody_needs(table: Table) -> None:
     directory(table, table.root, b"d")
     for number in range(4):
         known(table, table.root, b"%d" % number)
-    assert list(table.surplus(5)) == [(1, b"0"), (1, b"1"), (1, b"2")]
-    assert list(table.surplus(100)) == []
+    assert table.surplus(6, 10) == [(1, b"0"), (1, b"1")]
+    assert table.surplus(5, 10) == [(1, b"2"), (1, b"3"), (1, b"0")]  # asked for again after all others
+    assert table.surplus(5, 2) == [(1, b"1"), (1, b"2")]
+    assert table.surplus(100, 10) == []
 
 
 def test_a_file_that_was_dropped_already_does_not_take_its_successor_along(table: Table) -> None:

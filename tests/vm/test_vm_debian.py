@@ -219,7 +219,6 @@ DIFFERENCES = {
 }
 SOMETIMES = {
     "utimes_now_and_omit": "'now' is the host's; the clock of a guest that is emulated is some ms beside it",
-    "listing_while_entries_come_and_go": "a listing may miss a name while others come and go; why is not known",
 }
 
 
