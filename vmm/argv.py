@@ -115,6 +115,9 @@ def virtiofsd(program: str, flavour: str, folder: Path, listener: int, *, read_o
         # posix_acl is for the kernel in the guest to check and keep access lists; this daemon cannot pass modes through
         # a default ACL otherwise.
         options = f"source={_escaped(folder)},cache={cache},xattr,posix_acl,sandbox=namespace,log_level=warn"
+        if not read_only:
+            # It reads names ahead, looks each up when the guest asks for it, and ends the listing at one that is gone.
+            options += ",no_readdirplus"
         command = [program, f"--fd={listener}", "-f", "-o", options]
     return [*_read_only(folder), *command] if read_only else command
 

@@ -74,7 +74,7 @@ def test_there_is_no_network_unless_asked_for() -> None:
 def test_virtiofsd_in_c() -> None:
     assert argv.virtiofsd("/usr/lib/qemu/virtiofsd", "c", Path("/srv/a,b\\c"), 7, read_only=False) == [
         *("/usr/lib/qemu/virtiofsd", "--fd=7", "-f", "-o"),
-        r"source=/srv/a\,b\\c,cache=auto,xattr,posix_acl,sandbox=namespace,log_level=warn",
+        r"source=/srv/a\,b\\c,cache=auto,xattr,posix_acl,sandbox=namespace,log_level=warn,no_readdirplus",
     ]
 
 
