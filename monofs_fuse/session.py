@@ -13,7 +13,7 @@ from store import version
 from store.cid import Cid
 from store.directory import names as split
 from store.errors import NameTaken
-from store.repository import Repository, Target
+from store.repository import Lease, Repository, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,14 @@ def opened(wish: Wish) -> Iterator[Session]:
     """
     repository = Repository.open(wish.store, create=False)
     try:
-        target = repository.resolve(wish.target)
-        tree = _subtree(repository, target)
-        name = None if wish.read_only else _name(repository, target, tree, wish.name)
         socket = os.fspath(repository.run_directory.absolute() / f"{os.getpid()}.sock")
-        lease = repository.lease(name, tree, wish.mountpoint, socket)
+
+        def take(target: Target) -> tuple[Cid, str | None, Lease]:
+            tree = _subtree(repository, target)
+            name = None if wish.read_only else _name(repository, target, tree, wish.name)
+            return tree, name, repository.lease(name, tree, wish.mountpoint, socket)
+
+        tree, name, lease = repository.retried(wish.target, take)
         try:
             allow_other = wish.allow_other or os.geteuid() == 0
             yield Session(repository, name, tree, wish.mountpoint, socket, allow_other, wish.habit)
@@ -70,10 +73,13 @@ def opened(wish: Wish) -> Iterator[Session]:
 
 def fork(repository: Repository, text: str, name: str) -> Cid:
     """Make `name`, a new one, a fork of what CID|NAME[/path] means; returns its tree. Raises as `opened` does."""
-    target = repository.resolve(text)
-    tree = _subtree(repository, target)
-    _name(repository, target, tree, name)
-    return tree
+
+    def take(target: Target) -> Cid:
+        tree = _subtree(repository, target)
+        _name(repository, target, tree, name)
+        return tree
+
+    return repository.retried(text, take)
 
 
 def _subtree(repository: Repository, target: Target) -> Cid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -108,6 +109,14 @@ class Store(Blocks, Protocol):
         ...
 
     def usage(self) -> Usage: ...
+
+    def steady(self) -> AbstractContextManager[None]:
+        """Keep readable all that is here now, with all that it refers to, whatever others let go of and collect.
+
+        For readers who need no record in the store and are done soon: a store may not use again what is deleted
+        meanwhile. They write nothing themselves inside, and do not nest it. Ends with the process at the latest.
+        """
+        ...
 
     def view(self, work: Callable[[Tables], _T]) -> _T:
         """Run `work` on all that the store holds at one moment; others may write meanwhile, it does not see that.

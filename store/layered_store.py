@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -79,6 +79,12 @@ class LayeredStore:
         """Show the top's own tables; `seen_through` adds what is borrowed, which stays where it is meanwhile."""
         with self._viewing.shared():
             return self.top.view(work)
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """What was borrowed when it began stays held in the bases."""
+        with self._viewing.shared(), self.top.steady():
+            yield
 
     def borrowed(self) -> dict[Cid, int]:
         """Return what is held in the bases for this store: each block, and in which base."""

@@ -74,6 +74,7 @@ borrow_tries_max: Final = 16
 bases_max: Final = 8  # stores that one leans on, and so on down
 
 copy_tries_max: Final = 8
+hold_tries_max: Final = 16  # to hold a tree that others let go of
 
 sync_threads_max: Final = 8  # files that one process syncs at once
 ledger_seconds_max: Final = 60.0  # to wait for SQLite, which only a process that skips our own locks can hold

@@ -9,6 +9,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -54,6 +55,7 @@ class LmdbStore:
         self._pool = Compressors()
         self._dbs: dict[bytes, Database] = {}
         self._is_broken = False  # LMDB does nothing any more until it is opened anew
+        self._steady: Transaction | None = None  # in which all is read now
         self._in_use = _in_use(directory, fcntl.LOCK_SH)
         try:
             with self._writer, _translated(directory):
@@ -124,6 +126,20 @@ class LmdbStore:
     def view(self, work: Callable[[Tables], _T]) -> _T:
         return self._read(lambda txn: work(_Tables(txn, self._dbs, _NOTHING)))
 
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """All is read from one moment. Until the end, pages that others free are not used again: the file grows."""
+        with self._lock, _translated(self._directory):
+            assert self._steady is None, "steady does not nest"
+            self._steady = self._begun()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._steady is not None:  # not closed yet
+                    self._steady.abort()
+                    self._steady = None
+
     # Writing
 
     def apply(self, change: Change) -> int:
@@ -147,6 +163,9 @@ class LmdbStore:
 
     def close(self) -> None:
         with self._writer, self._lock:
+            if self._steady is not None:
+                self._steady.abort()
+                self._steady = None
             self._env.close()
             self._is_broken = False
             if self._in_use >= 0:
@@ -205,13 +224,17 @@ class LmdbStore:
             return self._read_now(work)
 
     def _read_now(self, work: Callable[[Transaction], _T]) -> _T:
+        if self._steady is not None:
+            return work(self._steady)
+        with self._begun() as txn:
+            return work(txn)
+
+    def _begun(self) -> Transaction:
         try:
-            txn = self._env.begin()  # cheap: lmdb keeps a spare read transaction to renew
+            return self._env.begin()  # cheap: lmdb keeps a spare read transaction to renew
         except lmdb.MapResizedError:  # another process made the map larger
             self._env.set_mapsize(0)
-            txn = self._env.begin()
-        with txn:
-            return work(txn)
+            return self._env.begin()
 
     def _write(self, work: Callable[[_Tables], _T], packed: Mapping[int, bytes] = _NOTHING) -> _T:
         def run(txn: Transaction) -> _T:
@@ -228,6 +251,8 @@ class LmdbStore:
             return self._transact(run)
 
     def _transact(self, work: Callable[[Transaction], _T]) -> _T:
+        if self._steady is not None:  # whoever writes may have to move the map under it
+            raise StoreError("nothing can be written while the store is read as it was")
         with self._writer, _translated(self._directory):
             self._mend()
             try:

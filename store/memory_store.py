@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from store import cid as cids
@@ -92,6 +93,11 @@ class MemoryStore:
     def __init__(self, algorithm: Algorithm = cids.BLAKE3) -> None:
         self.algorithm = algorithm
         self._tables = _Tables()
+        self._steady: _Tables | None = None  # what is read now, while somebody wants it so
+
+    @property
+    def _seen(self) -> _Tables:
+        return self._tables if self._steady is None else self._steady
 
     def get(self, cid: Cid) -> bytes:
         data = self.peek(cid)
@@ -99,22 +105,22 @@ class MemoryStore:
         return data
 
     def peek(self, cid: Cid) -> bytes:
-        return self._tables.load(cid)()
+        return self._seen.load(cid)()
 
     def has(self, cid: Cid) -> bool:
-        return self._tables.has(cid)
+        return self._seen.has(cid)
 
     def count(self, cid: Cid) -> int | None:
-        return self._tables.count(cid)
+        return self._seen.count(cid)
 
     def cids(self) -> Iterator[Cid]:
-        return iter(list(self._tables.blocks))
+        return iter(list(self._seen.blocks))
 
     def root(self, key: bytes) -> bytes | None:
-        return self._tables.root(key)
+        return self._seen.root(key)
 
     def roots(self, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
-        return sorted((k, r) for k, r in self._tables.records.items() if k.startswith(prefix))
+        return sorted((k, r) for k, r in self._seen.records.items() if k.startswith(prefix))
 
     def root_keys(self, prefix: bytes = b"") -> list[bytes]:
         return [key for key, _ in self.roots(prefix)]
@@ -126,7 +132,15 @@ class MemoryStore:
         return self.repair(lambda tables: ledger.gc(tables, blocks_max))
 
     def view(self, work: Callable[[Tables], _T]) -> _T:
-        return work(self._tables.copy())
+        return work(self._seen.copy())
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        self._steady = self._tables
+        try:
+            yield
+        finally:
+            self._steady = None
 
     def repair(self, work: Callable[[Tables], _T]) -> _T:
         tables = self._tables.copy()
@@ -135,8 +149,8 @@ class MemoryStore:
         return result
 
     def usage(self) -> Usage:
-        size = sum(map(len, self._tables.blocks.values()))
-        return Usage(len(self._tables.blocks), size, size, size, self._tables.queue_length())
+        size = sum(map(len, self._seen.blocks.values()))
+        return Usage(len(self._seen.blocks), size, size, size, self._seen.queue_length())
 
     def close(self) -> None:
         pass

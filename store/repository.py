@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
-from store import backends, codec, history, layered_store, lease, names, place, revision, staging, successor, version
+from store import (
+    backends,
+    codec,
+    history,
+    layered_store,
+    lease,
+    limits,
+    names,
+    place,
+    revision,
+    staging,
+    successor,
+    version,
+)
 from store import cid as cids
 from store.batch import Batch
 from store.blocks import Change, RootChange, Store
 from store.cache import Cache
 from store.cid import Algorithm, Cid
 from store.directory import printable
-from store.errors import Corrupt, Held, NameTaken, NoSpace, NotFound, RootMoved, StoreError
+from store.errors import Corrupt, Held, MissingLink, NameTaken, NoSpace, NotFound, RootMoved, StoreError
 from store.layered_store import LayeredStore
 from store.lease import Lease
 from store.names import Name
@@ -25,6 +38,7 @@ from store.place import Config
 from store.staging import Stage
 from store.version import Version
 
+_T = TypeVar("_T")
 NAME, PIN = b"name/", b"pin/"  # what the keys of these roots begin with
 
 
@@ -178,6 +192,43 @@ class Repository:
             if "/" not in stem and (cid := self._cid(stem)) is not None:
                 return self._earlier(cid, steps, path)
         return None
+
+    @contextmanager
+    def holding(self, *texts: str) -> Iterator[list[Target]]:
+        """Keep the trees that these mean, for a long read: by a record in the store, which ends with this process.
+
+        Short ones need no record: see `Store.steady`. Raises as `resolve` does.
+        """
+        stage = Stage(self.store, "read")
+        for _ in range(limits.hold_tries_max):
+            with self.store.steady():
+                found = list(map(self.resolve, texts))
+            try:
+                stage.keep(frozenset(target.tree for target in found))
+            except MissingLink:  # somebody was quicker: the name means another tree now
+                continue
+            except NoSpace:  # so no record can be made; what is here can still be read
+                with self.store.steady():
+                    yield list(map(self.resolve, texts))
+                return
+            try:
+                yield found
+            finally:
+                with suppress(StoreError):  # on a full disk it ends when we do
+                    stage.release()
+            return
+        raise StoreError("the tree changes faster than it can be held; try again")
+
+    def retried(self, text: str, work: Callable[[Target], _T]) -> _T:
+        """Run `work` on what `text` means; again if that was let go of meanwhile, because the name moved on."""
+        for _ in range(limits.hold_tries_max):
+            target = self.resolve(text)
+            try:
+                return work(target)
+            except (NotFound, MissingLink):
+                if self.resolve(text) == target:
+                    raise
+        raise StoreError(f"'{text}' changes faster than it can be read; try again")
 
     def _earlier(self, cid: Cid, steps: str, path: str) -> Target:
         if steps or isinstance(version.load(self.cache, cid), Version):

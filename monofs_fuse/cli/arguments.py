@@ -122,6 +122,13 @@ def opened(args: Args, *, create: bool = False) -> Iterator[Repository]:
         repository.close()
 
 
+@contextmanager
+def reading(args: Args) -> Iterator[Repository]:
+    """The store as it is now, whatever others change or delete meanwhile. Nothing can be written to it."""
+    with opened(args) as repository, repository.store.steady():
+        yield repository
+
+
 class Place(NamedTuple):
     """What CID|NAME[/path] led to."""
 
@@ -132,9 +139,19 @@ class Place(NamedTuple):
 
 def find(repository: Repository, text: str) -> Place:
     """Follow CID|NAME[/path]. Raises NotFound, BadCid, WrongKind."""
+    return _place(repository, repository.resolve(text))
+
+
+@contextmanager
+def held(repository: Repository, text: str) -> Iterator[Place]:
+    """The same, kept for a long read: unlike with `reading`, the store is no larger for it than the tree is."""
+    with repository.holding(text) as (target,):
+        yield _place(repository, target)
+
+
+def _place(repository: Repository, target: Target) -> Place:
     from store import directory, version
 
-    target = repository.resolve(text)
     tree = version.load_tree(repository.cache, target.tree)
     return Place(target, tree, directory.resolve(repository.cache, tree.root, target.path))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from monofs_fuse import config
 from monofs_fuse.cli import output, shells, verbs
-from monofs_fuse.cli.arguments import Args, Parser, find, opened
+from monofs_fuse.cli.arguments import Args, Parser, find, reading
 from monofs_fuse.cli.shells import Grammar, Option, Value
 from monofs_fuse.cli.verbs import Verb
 from monofs_fuse.cli.vm import machines_directory
@@ -118,7 +118,7 @@ def _stored(args: Args) -> Iterator[str]:
         yield from naming.names(home, args.prefix)
         if naming.is_candidate(args.prefix) and (project := naming.store_of([args.prefix], home)) is not None:
             args.store = os.fspath(project)
-    with opened(args) as repository:
+    with reading(args) as repository:
         yield from list(_found(repository, args.kind, args.prefix))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from monofs_fuse.cli import listing, output
 from monofs_fuse.cli.arguments import Args, Parser, find, opened
 from monofs_fuse.cli.history import versioned
 from store import changes, directory, history, patch, version
+from store import cid as cids
 from store.batch import Nodes
 from store.changes import Change
 from store.cid import Cid
@@ -58,11 +59,9 @@ def diff(args: Args) -> int:
       monofs diff shop/web
     """
     args.store = args.store or _store_of_mounts(args)
-    with opened(args) as repository:
+    with _saved(args) as (repository, targets):
         nodes = repository.cache
-        if args.new is None:
-            args.old, args.new = _origin(repository, args.old), args.old
-        old, new = (_inside(repository, _tree(args, text), args.path) for text in (args.old, args.new))
+        old, new = (_inside(repository, text, args.path) for text in targets)
         if old is None and new is None:
             raise NotFound(f"no '{directory.printable(os.fsencode(args.path))}' in either tree")
         found = changes.between(nodes, old, new, find_renames=not args.no_renames)
@@ -83,6 +82,21 @@ def told(nodes: Nodes, old: Cid, new: Cid) -> Iterator[Change]:
     """Yield what differs between two whole trees, without what says nothing."""
     roots = (version.load_tree(nodes, cid).root for cid in (old, new))
     return (one for one in changes.between(nodes, *roots) if not _is_only_time(one))
+
+
+@contextmanager
+def _saved(args: Args) -> Iterator[tuple[Repository, list[str]]]:
+    """The store as it is when what is mounted has been saved, and what is to be compared."""
+    with opened(args) as repository:
+        if args.new is None:
+            args.old, args.new = _origin(repository, args.old), args.old
+        for is_last in (False, False, False, True):
+            targets = [_tree(args, text) for text in (args.old, args.new)]
+            with repository.store.steady():
+                heads = [cids.parse(there.partition("/")[0]) for there in set(targets) - {args.old, args.new}]
+                if is_last or all(map(repository.store.has, heads)):  # else another commit was quicker, and a gc
+                    yield repository, targets
+                    return
 
 
 def _tree(args: Args, text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from monofs_fuse import progress
 from monofs_fuse.cli import output
-from monofs_fuse.cli.arguments import Args, Parser, Place, find, opened
+from monofs_fuse.cli.arguments import Args, Parser, Place, held, opened
 from store import version
 from store.batch import Batch
 from store.directory import printable
@@ -52,10 +52,8 @@ def export(args: Args) -> int:
         args.refuse("--json would stand in the tar on stdout")
     if args.destination == "-" and output.on_terminal():
         args.refuse("a tar is nothing for a terminal; send it to a program or a file")
-    with opened(args) as repository:
-        place = find(repository, args.target)
-        with progress.watched() as watcher:
-            done = _export(repository, place, args, watcher)
+    with opened(args) as repository, held(repository, args.target) as place, progress.watched() as watcher:
+        done = _export(repository, place, args, watcher)
     output.skips(done.skipped)
     if args.json:
         output.document({"files": done.files, "bytes": done.bytes, "skipped": [_skip(one) for one in done.skipped]})

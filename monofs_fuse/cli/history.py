@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from monofs_fuse.cli import output
-from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, opened
+from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, reading
 from store import diff as diffs
 from store import directory, history, version
 from store.batch import Nodes
@@ -52,7 +52,7 @@ def log(args: Args) -> int:
         args.refuse("--graph is for people, --json for programs")
     if args.count is not None and args.count < 0:
         args.refuse("-n is how many to list")
-    with opened(args) as repository:
+    with reading(args) as repository:
         start = versioned(repository, repository.resolve(args.target))
         versions = history.ancestors(repository.cache, start)
         if args.path is not None:
@@ -83,7 +83,7 @@ def show(args: Args) -> int:
       monofs show src~3/docs
       monofs show 'src@{yesterday}'
     """
-    with opened(args) as repository:
+    with reading(args) as repository:
         target = repository.resolve(args.target)
         cid = versioned(repository, target)
         one = version.load_version(repository.cache, cid)

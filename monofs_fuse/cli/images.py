@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from monofs_fuse.cli import bars, output
-from monofs_fuse.cli.arguments import Args, Parser, opened
+from monofs_fuse.cli.arguments import Args, Parser, opened, reading
 from monofs_fuse.cli.keep import collected, freed
 from monofs_fuse.cli.pulling import described, layer_history, warn
 from store import version
@@ -43,7 +43,7 @@ def images_(args: Args) -> int:
       monofs images
       monofs images --json | jq -r '.[].reference'
     """
-    with opened(args) as repository:
+    with reading(args) as repository:
         rows = [_described(repository, key, record) for key, record in images.every(repository.store)]
     if args.json:
         output.document(rows)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from monofs_fuse.cli import output
-from monofs_fuse.cli.arguments import Args, Parser, opened
+from monofs_fuse.cli.arguments import Args, Parser, opened, reading
 from store import cid as cids
 from store import directory, limits, version
 from store.batch import Batch
@@ -38,7 +39,7 @@ def names(args: Args) -> int:
       monofs names
       monofs names --json | jq -r '.names[].name'
     """
-    with opened(args) as repository:
+    with reading(args) as repository:
         mounted = {lease.name: lease.mountpoint for lease in repository.leases()}
         rows = [_described(repository, text, name, mounted.get(text)) for text, name in repository.names()]
         pins = [str(cid) for cid in repository.pins()]
@@ -112,18 +113,20 @@ def name(args: Args) -> int:
     """
     with opened(args) as repository:
         repository.check_free(args.name)
-        target = repository.resolve(args.target)
-        inside = directory.names(target.path)
-        old = None if inside else repository.shared(target)
-        batch, stage = repository.batch("name")
-        if old is not None:
-            if args.message is not None:
-                args.refuse("-m is for a new version, and this name would share one that is there")
-            repository.set_name(args.name, None, old, batch, stage)
-        else:
-            tree = _tree(repository, target, batch)
-            repository.publish(args.name, tree, batch, stage, message=args.message or "")
+        repository.retried(args.target, partial(_name, repository, args))
     return 0
+
+
+def _name(repository: Repository, args: Args, target: Target) -> None:
+    old = None if directory.names(target.path) else repository.shared(target)
+    batch, stage = repository.batch("name")
+    if old is not None:
+        if args.message is not None:
+            args.refuse("-m is for a new version, and this name would share one that is there")
+        repository.set_name(args.name, None, old, batch, stage)
+    else:
+        tree = _tree(repository, target, batch)
+        repository.publish(args.name, tree, batch, stage, message=args.message or "")
 
 
 def _tree(repository: Repository, target: Target, batch: Batch) -> Cid:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from monofs_fuse.cli import output
-from monofs_fuse.cli.arguments import Args, Parser, find, opened
+from monofs_fuse.cli.arguments import Args, Parser, find, reading
 from store import directory
 from store.batch import Nodes
 from store.cid import Cid
@@ -47,7 +47,7 @@ def ls(args: Args) -> int:
       monofs ls -la src/docs
       monofs ls -R --json src | jq -r '.[] | select(.size > 1e6) | .path'
     """
-    with opened(args) as repository:
+    with reading(args) as repository:
         place = find(repository, args.target)
         nodes = repository.cache
         if args.itself or not place.entry.is_dir:

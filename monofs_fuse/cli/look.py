@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from monofs_fuse.cli import listing, output
-from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, Place, find, opened
+from monofs_fuse.cli.arguments import TARGET_HELP, Args, Parser, Place, find, reading
 from store import directory, entry, links
 from store.batch import Nodes
 from store.entry import Entry
@@ -34,7 +34,7 @@ def cat(args: Args) -> int:
       monofs cat src/a.gz src/b.gz | zcat | less
     """
     failed = False
-    with opened(args) as repository:
+    with reading(args) as repository:
         for text in args.targets:
             try:
                 _print_file(repository.cache, text, find(repository, text).entry)
@@ -86,7 +86,7 @@ def stat(args: Args) -> int:
       monofs stat src
       monofs stat --json src/Makefile | jq -r .mode
     """
-    with opened(args) as repository:
+    with reading(args) as repository:
         doc = _description(repository, find(repository, args.target))
     if args.json:
         output.document(doc)
@@ -158,7 +158,7 @@ def du(args: Args) -> int:
       monofs du -h src
       monofs du -s src/docs
     """
-    with opened(args) as repository:
+    with reading(args) as repository:
         place = find(repository, args.target)
         rows = list(_sums(repository.cache, place, args))
     if args.json:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from monofs_fuse.cli import output
-from monofs_fuse.cli.arguments import Args, Parser, find, opened
+from monofs_fuse.cli.arguments import Args, Parser, Place, held, opened
 from monofs_fuse.cli.images import present
 from store import version
 from store.cid import Cid
@@ -62,10 +63,11 @@ def push(args: Args) -> int:
         if args.tree is None:
             done = Push(repository, known, to).image(present(repository, to).image)
         else:
-            new = _tree(repository, args.tree)
-            old = _Old(None, None) if args.since is None else _old(repository, known, args.since)
-            text = args.message or f"monofs push {args.tree}"
-            done = Push(repository, known, to).tree(new, old.tree, old.image, text)
+            with ExitStack() as stack:
+                new = _tree(repository, stack.enter_context(held(repository, args.tree)), args.tree)
+                old = _Old(None, None) if args.since is None else _old(repository, known, args.since, stack)
+                text = args.message or f"monofs push {args.tree}"
+                done = Push(repository, known, to).tree(new, old.tree, old.image, text)
     output.skips(done.skipped)
     if args.json:
         skipped = [{"path": output.text(path), "reason": reason} for path, reason in done.skipped]
@@ -80,7 +82,7 @@ class _Old(NamedTuple):
     image: Cid | None
 
 
-def _old(repository: Repository, known: Settings, text: str) -> _Old:
+def _old(repository: Repository, known: Settings, text: str, stack: ExitStack) -> _Old:
     if repository.name(text) is None:
         try:
             record = images.find(repository.store, reference.parse(text, known.default))
@@ -88,12 +90,11 @@ def _old(repository: Repository, known: Settings, text: str) -> _Old:
             record = None
         if record is not None:
             return _Old(images.load(repository.cache, record.image).tree, record.image)
-    return _Old(_tree(repository, text), None)
+    return _Old(_tree(repository, stack.enter_context(held(repository, text)), text), None)
 
 
-def _tree(repository: Repository, text: str) -> Cid:
-    """Return the tree that CID|NAME[/path] means; a directory inside one is stored as a tree, held by nothing."""
-    place = find(repository, text)
+def _tree(repository: Repository, place: Place, text: str) -> Cid:
+    """Return the tree at a place, which `text` means; a directory inside one is stored as a tree."""
     if not place.entry.is_dir:
         raise WrongKind(f"'{text}' is a {place.entry.kind}, not a directory")
     if not place.target.path.strip(b"/."):
