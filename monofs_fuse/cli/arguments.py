@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -98,12 +100,54 @@ class Parser(argparse.ArgumentParser):
         if self._takes_command and "--" in words:
             at = words.index("--")
             words, command = words[:at], words[at + 1 :]
-        found, unknown = super().parse_known_args(words, namespace)
+        found, unknown = super().parse_known_args(self._options_first(words), namespace)
         if self._takes_command:
             if unknown and not unknown[0].startswith("-"):
                 self.error(f"a command is written after --: '-- {' '.join(unknown)}'")
             found.command = command or None
         return found, unknown
+
+    def _options_first(self, words: list[str]) -> list[str]:
+        """Return the words with options, and what they take, before all others.
+
+        By itself argparse gives an argument that need not be there nothing, if an option comes before it.
+        """
+        options: list[str] = []
+        others: list[str] = []
+        left = deque(words)
+        while left:
+            word = left.popleft()
+            if word == "--":
+                others += left
+                break
+            if not self._is_option(word):
+                others.append(word)
+                continue
+            options.append(word)
+            takes = self._takes(word)
+            while takes and left and not self._is_option(left[0]):
+                options.append(left.popleft())
+                takes = takes if takes == "+" else None
+        return [*options, "--", *others] if others else options
+
+    def _is_option(self, word: str) -> bool:
+        """As argparse sees it: a number, or something with a space in it, is none."""
+        stems = (word, word.partition("=")[0], "" if word.startswith("--") else word[:2])
+        if any(stem in self._option_string_actions for stem in stems):
+            return True
+        return word[:1] == "-" and len(word) > 1 and " " not in word and not re.fullmatch(r"-\d+|-\d*\.\d+", word)
+
+    def _takes(self, word: str) -> str | None:
+        """Return "1" if the next word belongs to this option, "+" for all up to the next option; None for none."""
+        if word.startswith("--"):
+            action = self._option_string_actions.get(word)
+        else:  # several of one letter, of which the last may have its value right behind it
+            found = [self._option_string_actions.get("-" + letter) for letter in word[1:]]
+            valued = next((n for n, one in enumerate(found) if one is None or one.nargs != 0), None)
+            action = found[-1] if valued == len(found) - 1 else None
+        if action is None or action.nargs == 0:
+            return None
+        return "+" if action.nargs in ("+", "*") else "1"
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}; '{self.prog} --help' explains", file=sys.stderr)

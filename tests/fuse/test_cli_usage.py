@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from monofs_fuse.cli import verbs
+from monofs_fuse.cli.arguments import Parser
 from tests.fuse.cli_command import PROGRAM, SECONDS_MAX, Monofs, damage, plant
 
 NAMES = [verb.name for verb in verbs.ALL]
@@ -103,6 +104,100 @@ def test_wrong_usage_is_told_in_one_line(monofs: Monofs, args: list[str]) -> Non
 
 def test_a_mistyped_command_gets_a_guess(monofs: Monofs) -> None:
     assert "did you mean 'umount'" in monofs.fails("unmount", code=2)
+
+
+# Options stand anywhere
+
+EVERYWHERE = [
+    ["import", "-m", "text with spaces", "--name", "u", "tree"],
+    ["import", "--message=-m", "--name=u", "tree"],
+    ["export", "--no-owner", "--json", "t", "copy"],
+    ["status", "--json"],
+    ["ls", "-lR", "--json", "t/sub"],
+    ["cat", "t/a", "t/sub/b", "--store", "store"],
+    ["stat", "--json", "t/a"],
+    ["du", "-s", "-h", "t/sub"],
+    ["diff", "t", "t", "sub", "--stat", "--json"],
+    ["merge", "t", "t", "--dry-run", "--strategy", "ours", "-m", "text"],
+    ["conflicts", "--json", "t"],
+    ["tombstones", "--json", "t"],
+    ["log", "t", "a", "-n", "2", "--json"],
+    ["log", "t", "a", "-n2", "--graph"],
+    ["show", "--json", "t/sub"],
+    ["restore", "t", "a", "sub/b", "--json", "-m", "back"],
+    ["undelete", "t", "nothing", "--json"],
+    ["prune", "--keep", "last=1", "--dry-run", "t"],
+    ["names", "--json"],
+    ["name", "-m", "text", "other", "t/sub"],
+    ["forget", "t", "nobody", "--store", "store"],
+    ["image", "inspect", "none", "--json"],
+    ["store", "layers", "--json"],
+]
+
+
+def ways(words: list[str]) -> list[list[str]]:
+    """The same words in other orders: each option with its value between any two of the others."""
+    with_value = {"-m", "-n", "--name", "--strategy", "--keep", "--store", "--backend"}
+    options: list[list[str]] = []
+    others: list[str] = []
+    left = words[1:]
+    while left:
+        count = 1 + (left[0] in with_value)
+        if left[0].startswith("-"):
+            options.append(left[:count])
+        else:
+            others.append(left[0])
+            count = 1
+        left = left[count:]
+    flat = [word for option in options for word in option]
+    found = [[*others[:at], *flat, *others[at:]] for at in range(len(others) + 1)]
+    found.append([*flat, "--", *others])
+    if others:
+        found.append([*(options[0] if options else []), *others, *(word for one in options[1:] for word in one)])
+    return [[words[0], *one] for one in found]
+
+
+def parsed(words: list[str]) -> dict[str, object]:
+    verb = verbs.find(words[0])
+    assert verb is not None
+    parser = Parser(verb.name, "Text.\nExamples:\n")
+    verb.load_options()(parser)
+    found = vars(parser.parse_args(words[1:]))
+    return {key: value for key, value in found.items() if key != "refuse"}
+
+
+@pytest.mark.parametrize("words", EVERYWHERE, ids=" ".join)
+def test_options_may_stand_anywhere(words: list[str]) -> None:
+    first, *rest = map(parsed, ways(words))
+    assert all(one == first for one in rest), words
+    assert any(value not in (None, False, [], "") for value in first.values())
+
+
+def test_every_command_takes_options_behind_its_arguments() -> None:
+    """All have --store, and none mistakes its value for an argument."""
+    words = {1: ["a"], 2: ["a", "b"], 3: ["a", "b", "c"]}
+    for verb in verbs.ALL:
+        parser = Parser(verb.name, "Text.\nExamples:\n")
+        verb.load_options()(parser)
+        for count in (1, 2, 3):
+            try:
+                before = parser.parse_args(["--store", "S", *words[count]])
+            except SystemExit:
+                continue
+            behind = parser.parse_args([*words[count], "--store", "S"])
+            between = parser.parse_args([words[count][0], "--store=S", *words[count][1:]])
+            assert vars(before) == vars(behind) == vars(between), verb.name
+
+
+def test_what_looks_like_an_option(named: Monofs) -> None:
+    assert "-1" in named.fails("name", "--", "-1", "t")  # no good name, but a name
+    assert parsed(["log", "t", "-n", "-1"])["count"] == -1
+    assert parsed(["log", "-n", "2", "t", "--", "-n"])["path"] == "-n"
+    assert parsed(["conflicts", "t", "--resolved", "a", "b"])["resolved"] == ["a", "b"]
+    assert parsed(["conflicts", "--resolved", "a", "b", "--json", "t"])["resolved"] == ["a", "b"]
+    assert parsed(["export", "t", "-"])["destination"] == "-"
+    for wrong in ("log t --name", "log t -n", "log t a b --json", "log --json=1 t", "log -n t a", "ls --store t"):
+        assert named.run(*wrong.split()).code == 2, wrong
 
 
 # Where the store is
