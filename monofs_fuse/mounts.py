@@ -27,10 +27,12 @@ def start(
     allow_other: bool = False,
     auto_checkpoint: str | None = None,
     keep: str | None = None,
+    confined: bool = False,
 ) -> None:
     """Mount `target` on `directory`; returns when the mount answers, or, in the foreground, when it has ended.
 
-    `keep` is for what is there after an automatic checkpoint; both are for mounts that can be written.
+    `keep` is for what is there after an automatic checkpoint; both are for mounts that can be written. A `confined`
+    mount shows its tree and no other one of the store: for whoever is not to be trusted with those.
     Raises MountError and other MonofsErrors; then nothing is mounted.
     """
     wanted = None if auto_checkpoint is None else _habit(auto_checkpoint, keep)
@@ -38,7 +40,7 @@ def start(
     real = mountpoint.check_free(directory)
     from monofs_fuse.session import Wish
 
-    wish = Wish(store.absolute(), target, real, name, read_only, allow_other, wanted)
+    wish = Wish(store.absolute(), target, real, name, read_only, allow_other, wanted, confined)
     if foreground:
         _foreground(wish)
     else:

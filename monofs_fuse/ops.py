@@ -90,7 +90,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         tree = self._tree(parent)
         inode = tree.lookup(tree.directory(parent), name)
         if inode is None and parent == ROOT and name == past.NAME:
-            inode = self._past.top
+            inode = self._past.shown
         if inode is None:
             check_name(name)
             if tree is self._past:  # more versions may come

@@ -5,7 +5,7 @@
     .monofs/head, status      the tree of the last commit; what `monofs status --json` says
 
 Each tree is a worktree of its own that nobody edits. No listing of the root shows `.monofs`, so no program walks into
-it by itself.
+it by itself. A confined mount has none of this.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ class Sources(NamedTuple):
 class Past:
     """All that lies below `.monofs`: for those who only read, what a Worktree is."""
 
-    def __init__(self, blocks: Cache, sources: Sources, uid: int) -> None:
+    def __init__(self, blocks: Cache, sources: Sources, uid: int, *, is_shown: bool = True) -> None:
         self.blocks = blocks
         self._sources = sources
         self._trees: dict[int, Worktree] = {}  # by the number that all inodes in them share
         self._cids: dict[int, Cid] = {}
         self._named: tuple[Cid | None, dict[bytes, Cid]] = (None, {})
         self.top = Directory(_TOP, Entry("dir", 0o555, uid))
+        self.shown = self.top if is_shown else None
         self._virtual: dict[int, Inode] = {_TOP: self.top}
         for inode, name in (
             (Directory(_VERSIONS, Entry("dir", 0o555, uid)), b"versions"),

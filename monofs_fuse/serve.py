@@ -87,7 +87,10 @@ class _Server:
             b"user.monofs.store": os.fsencode(repository.path),
         }
         self._past = Past(
-            repository.cache, Sources(self._line, lambda: self._saver.tree or session.tree, self._status), os.geteuid()
+            repository.cache,
+            Sources(self._line, lambda: self._saver.tree or session.tree, self._status),
+            os.geteuid(),
+            is_shown=not session.confined,
         )
         self.operations = Operations(self._tree, self._saver, self._past, os.fspath(repository.path), about)
         self._exchange = self._routine = None

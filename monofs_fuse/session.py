@@ -27,6 +27,7 @@ class Wish:
     read_only: bool = False
     allow_other: bool = False
     habit: Habit | None = None
+    confined: bool = False  # nothing is seen of the store but this tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Session:
     socket: str
     allow_other: bool
     habit: Habit | None = None
+    confined: bool = False
 
     @property
     def read_only(self) -> bool:
@@ -64,7 +66,7 @@ def opened(wish: Wish) -> Iterator[Session]:
         tree, name, lease = repository.retried(wish.target, take)
         try:
             allow_other = wish.allow_other or os.geteuid() == 0
-            yield Session(repository, name, tree, wish.mountpoint, socket, allow_other, wish.habit)
+            yield Session(repository, name, tree, wish.mountpoint, socket, allow_other, wish.habit, wish.confined)
         finally:
             repository.release(lease)
     finally:

@@ -62,7 +62,9 @@ class Tenancy:
                     timings["fork"] = time.monotonic() - start
                     start = time.monotonic()
                 Path(row.root).mkdir(mode=0o700, parents=True)
-                mounts.start(self._store, row.fork or row.tree or row.target, row.root, read_only=row.fork is None)
+                target = row.fork or row.tree or row.target
+                # In the guest root is whoever made its tree: what else is in the store is not his business.
+                mounts.start(self._store, target, row.root, read_only=row.fork is None, confined=True)
                 timings["mount"] = time.monotonic() - start
             if row.image and row.fork is not None:
                 _make_workdir(row)

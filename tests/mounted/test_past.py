@@ -190,3 +190,21 @@ def test_open_files_stay_when_the_kernel_forgets_the_rest(machine: Mount, mount:
     for fd in kept:
         os.close(fd)
     assert [(path / "a").read_text() for path in versions(mount)[1:]] == [f"{number}" for number in range(5)]
+
+
+def test_a_confined_mount_shows_nothing_but_its_tree(machine: Mount) -> None:
+    """What a machine is given: neither other trees of the store nor what its own once was."""
+    mnt = machine.start()
+    (mnt / "a").write_text("old")
+    old = machine.checkpoint()
+    (mnt / "a").write_text("new")
+    machine.umount()
+    mnt = machine.start(confined=True)
+    assert os.listdir(mnt) == ["a"] and (mnt / "a").read_text() == "new"
+    for path in ("", "/versions", f"/cid/{old}", "/head", "/status"):
+        refused(errno.ENOENT, os.stat, f"{mnt}/.monofs{path}")
+    refused(errno.EROFS, os.mkdir, mnt / ".monofs")
+    (mnt / "a").write_text("newer")
+    saved = machine.checkpoint()
+    assert saved == imported(mnt) == machine.umount()
+    assert (machine.start() / ".monofs/cid" / old / "a").read_text() == "old"

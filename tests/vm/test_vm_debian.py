@@ -193,6 +193,7 @@ def test_host_and_guest_see_each_other(host: Host, box: str) -> None:
     assert inside(host, "cat /both/g") == b"host\n", "what the guest never looked at is there at once"
     (root / "both/f").write_bytes(b"changed on the host\n")
     (root / "both/g").unlink()
+    assert not (root / ".monofs").exists(), "who is root in the guest could look into every tree"
     script = "until grep -q changed /both/f; do sleep 0.1; done; while [ -e /both/g ]; do sleep 0.1; done; cat /both/f"
     assert inside(host, script) == b"changed on the host\n"
     inside(host, "rm -r /both")
