@@ -45,7 +45,7 @@ def diff(args: Args) -> int:
     With A alone: what was changed in A since what it came from. That is what a project's machine was installed or
     reset to, for any other name or version the first version on its line.
 
-    A and B can be directories in which a tree is mounted: what is written there is saved first.
+    A and B can be directories in which a tree is mounted, or mounted names: what is written there is saved first.
     In a patch binary files are only named; what a patch cannot say (owners, attributes, special
     files, empty directories) is not in it.
 
@@ -90,6 +90,8 @@ def _saved(args: Args) -> Iterator[tuple[Repository, list[str]]]:
     with opened(args) as repository:
         if args.new is None:
             args.old, args.new = _origin(repository, args.old), args.old
+        for text in (args.old, args.new):
+            _save(repository, text)
         for is_last in (False, False, False, True):
             targets = [_tree(args, text) for text in (args.old, args.new)]
             with repository.store.steady():
@@ -97,6 +99,17 @@ def _saved(args: Args) -> Iterator[tuple[Repository, list[str]]]:
                 if is_last or all(map(repository.store.has, heads)):  # else another commit was quicker, and a gc
                     yield repository, targets
                     return
+
+
+def _save(repository: Repository, text: str) -> None:
+    """If `text` means the newest tree of a name that is mounted, have what was written there committed."""
+    from monofs_fuse import live
+
+    if not _is_directory(text):
+        with suppress(NotFound):
+            target = repository.resolve(text)
+            if target.name is not None:
+                live.save(repository, target.name)
 
 
 def _tree(args: Args, text: str) -> str:

@@ -94,7 +94,8 @@ def run_options(parser: Parser) -> None:
 
 
 def run(args: Args) -> int:
-    """Run a script that monofs.toml declares, in its machine. What follows -- is added to its arguments.
+    """Run a script that monofs.toml declares, in its machine. What follows -- is added to its arguments; a
+    script that is one line for a shell can say where they go: "$@", $1.
 
     If the machine is up the script runs in it. Otherwise the machine is booted for the script alone, without what it
     depends on and with no ports published, and stopped after; what it wrote is in the machine's tree all the same. The
@@ -112,13 +113,14 @@ def run(args: Args) -> int:
 
 def _run(args: Args) -> int:
     from monofs_fuse.cli import project_up, vm_exec
+    from vmm.project import scripts
 
     folder = project_here.folder()
     project = project_here.read(folder)
     machine, argv = script(project, args.script)
     project_up.install(args, folder)
     row = _living(folder, machine)
-    argv = with_arguments(argv, args.command or [])
+    argv = scripts.with_arguments(argv, tuple(args.command or ()))
     if row is not None:
         if row.status == "stopping":
             raise WrongState(f"machine '{machine}' is being stopped; try again when it is down")
@@ -143,13 +145,6 @@ def script(project: Project, text: str) -> tuple[str, tuple[str, ...]]:
         raise NoMachine(f"several machines have a script '{name}': {several}; say which")
     there = ", ".join(f"{one.name}:{key}" for one in project.machines for key, _ in one.scripts) or "none"
     raise NoMachine(f"no script '{text}' in monofs.toml; there are: {there}")
-
-
-def with_arguments(words: tuple[str, ...], more: list[str]) -> tuple[str, ...]:
-    """Return a script with more arguments. At the end of a shell's line they stand as they are, whatever is in them."""
-    if len(words) == 3 and words[:2] == ("/bin/sh", "-c") and more:
-        return (*words[:2], f'{words[2]} "$@"', "sh", *more)
-    return (*words, *more)
 
 
 def _booted(args: Args, folder: Folder, wanted: Wanted, argv: tuple[str, ...]) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Final, get_args
 
 from vmm import limits, spec
 from vmm.errors import BadSpec
+from vmm.project import scripts
 from vmm.project.form import Choice, Either, Field, Number, Record, Rows, Table, Text
 from vmm.project.manifest import Dependency, Restart
 from vmm.spec import Net, Publish
@@ -38,11 +39,10 @@ def split(text: str) -> tuple[str, ...]:
     return found
 
 
-def shell(text: str) -> tuple[str, ...]:
-    """Return what has a shell run `text`. Raises BadSpec for nothing at all."""
+def _line(text: str) -> tuple[str, ...]:
     if not text.strip():
         raise BadSpec("a script must have a word at least")
-    return "/bin/sh", "-c", text
+    return scripts.of_line(text)
 
 
 def seconds(text: str) -> float:
@@ -89,7 +89,7 @@ _WORDS: Final = Rows(_TEXT, limits.texts_max)
 _SOME_WORDS: Final = Rows(_TEXT, limits.texts_max, 1)
 _COMMAND: Final = Either((Text("a command", of=split, examples=("httpd -f",)), _WORDS))
 _SOME_COMMAND: Final = Either((Text("a command", of=split, examples=("make test",)), _SOME_WORDS))
-_SCRIPT: Final = Either((Text("a line for a shell", of=shell, examples=("make test && make docs",)), _SOME_WORDS))
+_SCRIPT: Final = Either((Text("a line for a shell", of=_line, examples=("make test && make docs",)), _SOME_WORDS))
 _FILE: Final = Text("a path", r"[^\u0000]+", length_max=limits.path_bytes_max)
 _VALUE: Final = Either((_TEXT, Number(-(1 << 63), (1 << 63) - 1, "a number")))
 _PORT: Final = Text(
