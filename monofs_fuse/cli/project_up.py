@@ -86,9 +86,7 @@ def _up(args: Args) -> int:
     anew = [step.machine for step in found.steps if step.action in ("start", "restart")]
     wish(folder, [wanted[name] for name in names], anew, dict.fromkeys(stops))
     supervisor.look(folder)
-    if not args.detach:
-        return _follow(folder, names, anew)
-    code = started(folder, names, wait=args.wait)
+    code = started(folder, names, wait=args.wait) if args.detach else _follow(folder, names, anew)
     if stops:
         _until(folder, stops, _is_down)
     _forget(folder, wanted)
@@ -134,12 +132,13 @@ def _check(folder: Folder, wanted: Mapping[str, Wanted], found: Plan) -> None:
     ours = {run.vm for run in runs.values()}
     with machines(folder.store) as (_, listed):
         living = listed.living()
-    held = {port["host_port"] for row in living for port in row.spec["publish"]}
+    leaving = {step.machine for step in found.changes}
+    held = {port["host_port"] for row in living if row.name in leaving for port in row.spec["publish"]}
     for one in starts:
         for row in living:
             if row.name == one.machine and row.id not in ours:
                 raise WrongState(f"machine '{one.machine}' is busy with a 'monofs run'; wait until it has ended")
-        try:  # those of our own that run may be about to go
+        try:  # those of machines that are about to go are as good as free
             ports.check(port for port in one.publish if port.host_port not in held)
         except WrongState as error:
             raise WrongState(f"machine '{one.machine}': {error}") from None
@@ -193,7 +192,8 @@ def _follow(folder: Folder, names: list[str], anew: list[str]) -> int:
 
 
 def _failed(one: dict[str, Any]) -> bool:
-    return bool(one["error"] or one["exit_code"] or one["blocked_by"])
+    """False too for one that was stopped by another command."""
+    return bool(one["wished"] == "up" and (one["error"] or one["exit_code"] or one["blocked_by"]))
 
 
 # Waiting

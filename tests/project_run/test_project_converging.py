@@ -14,6 +14,7 @@ from vmm.project.converging import NOTHING, Seen, Start, Stop
 from vmm.project.manifest import Dependency, Health, Restart
 from vmm.project.policy import Ended, Past
 from vmm.project.wishes import Key, Wish
+from vmm.spec import Publish
 
 CHECK = Health(("true",))
 
@@ -33,6 +34,7 @@ def as_wished(one: Wish, **more: object) -> Seen:
 WEB, DB = wish("web", "db"), wish("db")
 HEALTHY = wish("web", Dependency("db", "healthy"))
 CHECKED = wish("db", health=CHECK)
+PUBLIC = wish("public", ports=(Publish(80, 80),))
 DOWN = replace(WEB, up=False), replace(DB, up=False)
 OVER = Past(next_start=None)
 
@@ -65,6 +67,10 @@ OVER = Past(next_start=None)
         # Less patience than before is told, the same is not.
         ([replace(DB, up=False, patience=0.0)], {"db": as_wished(DB, asked=10.0)}, 0, [Stop("db", 0.0)]),
         ([replace(DB, up=False)], {"db": as_wished(DB, asked=0.0)}, 0, []),
+        # A port is free once the machine has gone that has it; from one that stays there is nothing to wait for.
+        ([PUBLIC, replace(DB, up=False)], {"db": as_wished(DB, asked=10.0, ports=frozenset((80,)))}, 0, []),
+        ([PUBLIC, DB], {"db": as_wished(DB, ports=frozenset((80,)))}, 0, [Start("public")]),
+        ([PUBLIC, replace(DB, up=False)], {"db": Seen("down", DB.key, ports=frozenset((80,)))}, 0, [Start("public")]),
         # What needs a machine that is being replaced waits for the new one.
         ([WEB, DB], {"db": Seen("running", Key("x", 1), asked=10.0)}, 0, []),
     ],
@@ -77,6 +83,13 @@ def test_two_declarations_that_make_a_circle_go_down_all_the_same() -> None:
     one, other = wish("a", "b", up=False), wish("b", "a", up=False)
     seen = {"a": as_wished(one), "b": as_wished(other)}
     assert converging.actions(wishes(one, other), seen, 0) == [Stop("a", 10.0), Stop("b", 10.0)]
+
+
+def test_a_machine_that_is_due_and_cannot_start_yet_does_not_keep_us_awake() -> None:
+    due = {"public": Seen("down", PUBLIC.key, past=Past(next_start=5.0), ended=Ended(1, 0))}
+    leaving = {"db": as_wished(DB, asked=10.0, ports=frozenset((80,)))}
+    assert converging.wakes_at(wishes(PUBLIC), due) == 5.0
+    assert converging.wakes_at(wishes(PUBLIC, replace(DB, up=False)), {**due, **leaving}) is None
 
 
 def test_waiting_in_vain() -> None:

@@ -124,7 +124,8 @@ def test_a_failure_is_told_with_the_last_words(shop: Shop) -> None:
     else:
         assert "web | two" in found.err and "exit code 3" in found.err
     assert shop.ps()["web"]["exit_code"] == 3
-    assert shop.up() == ["start web (it ended with exit code 3)"]
+    again = [" ".join(line.split()) for line in shop.run("up", "-d").lines]
+    assert again == ["start web (it ended with exit code 3)"]
     shop.ok("down")
 
 
@@ -169,6 +170,18 @@ def test_a_port_that_is_taken(shop: Shop) -> None:
     shop.up()
     assert shop.ps()["web"]["ports"] == [f"127.0.0.1:{port}->80"]
     shop.ok("down")
+
+
+def test_a_port_that_a_machine_leaves_to_another(shop: Shop) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    text = one("trap 'sleep 1; exit' TERM; while :; do sleep 0.1; done", ports=f"['{port}:80']")
+    shop.declare(text).up()
+    shop.declare(text.replace("[machines.web]", "[machines.www]"))
+    assert [line.split(" (")[0] for line in shop.up()] == ["stop web", "start www"]
+    assert shop.status() == {"www": "running"}
+    shop.ok("down")
+    shop.quiet()
 
 
 # Policies

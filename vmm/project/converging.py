@@ -25,6 +25,7 @@ class Seen:
     past: Past = field(default_factory=Past)
     ended: Ended | None = None
     asked: float | None = None
+    ports: frozenset[int] = frozenset()  # of the host, that it has taken
 
     @property
     def alive(self) -> bool:
@@ -66,8 +67,18 @@ def _stops(wishes: Mapping[str, Wish], seen: Mapping[str, Seen]) -> Iterator[Sto
 def _starts(wishes: Mapping[str, Wish], seen: Mapping[str, Seen], now: float) -> Iterator[Start]:
     for name, wish in wishes.items():
         one = seen.get(name, NOTHING)
-        if wish.up and not one.alive and is_due(wish, one, now) and not waits_for(wish, wishes, seen):
+        is_possible = wish.up and not one.alive and is_due(wish, one, now)
+        if is_possible and not waits_for(wish, wishes, seen) and not _is_port_in_use(wish, wishes, seen):
             yield Start(name)
+
+
+def _is_port_in_use(wish: Wish, wishes: Mapping[str, Wish], seen: Mapping[str, Seen]) -> bool:
+    """Whether a machine that is about to go still has a port that this one is to have."""
+    wanted = {one.host_port for one in wish.wanted.publish}
+    return any(
+        one.ports & wanted and one.alive and not (name in wishes and wishes[name].up and one.key == wishes[name].key)
+        for name, one in seen.items()
+    )
 
 
 def is_due(wish: Wish, one: Seen, now: float) -> bool:
@@ -127,6 +138,7 @@ def wakes_at(wishes: Mapping[str, Wish], seen: Mapping[str, Seen]) -> float | No
         and one.key == wish.key
         and one.past.next_start is not None
         and not waits_for(wish, wishes, seen)
+        and not _is_port_in_use(wish, wishes, seen)
     ]
     return min(times, default=None)
 

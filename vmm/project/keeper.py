@@ -152,7 +152,7 @@ class Keeper:
         for name, run in self._book.runs().items():
             self._runs[name] = run
             past = replace(run.past, next_start=self._here(run.past.next_start))
-            seen = self._seen[name] = Seen("down", run.key, past=past, ended=run.ended)
+            seen = self._seen[name] = Seen("down", run.key, past=past, ended=run.ended, ports=_ports(run.wanted))
             if run.phase == "down":
                 continue
             handle = await self._host.found(run.vm)
@@ -174,7 +174,7 @@ class Keeper:
         wish, one = self._wishes[name], self._seen.get(name, NOTHING)
         past = one.past if one.key == wish.key else Past()
         run = Run(self._host.new_id(), wish.key, wish.wanted, "starting", past=replace(past, next_start=None))
-        self._seen[name] = Seen("starting", wish.key, past=past)
+        self._seen[name] = Seen("starting", wish.key, past=past, ports=_ports(wish.wanted))
         self._put(name, run)  # before it is started: whoever comes after us knows what to look for
         self._wake()
         nursery.start_soon(self._live, name, run, None)
@@ -277,6 +277,10 @@ class Keeper:
         with trio.CancelScope(shield=True):
             await self._host.abandon()
         scope.cancel()
+
+
+def _ports(wanted: Wanted) -> frozenset[int]:
+    return frozenset(one.host_port for one in wanted.publish)
 
 
 def seen_of(run: Run) -> Seen:
