@@ -77,7 +77,7 @@ class Machine:
             wait_gone(pid)
 
 
-def wait_gone(pid: int, seconds: float = 30) -> None:
+def wait_gone(pid: int, seconds: float = 120) -> None:
     """Wait until a process that is not our child has ended."""
     try:
         fd = os.pidfd_open(pid)
@@ -93,7 +93,7 @@ def wait_gone(pid: int, seconds: float = 30) -> None:
         os.close(fd)
 
 
-def until(condition, seconds: float = 30) -> None:  # type: ignore[no-untyped-def]
+def until(condition, seconds: float = 120) -> None:  # type: ignore[no-untyped-def]
     """Wait for something that only another process can tell."""
     deadline = time.monotonic() + seconds
     while not condition():
