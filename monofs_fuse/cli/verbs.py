@@ -38,7 +38,7 @@ GROUPS: Final = {
     "Working in a tree": (
         Verb("mount", "mounts", "mount", "mount a tree to read and write it"),
         Verb("status", "mounts", "status", "what is mounted, and what is not saved yet"),
-        Verb("checkpoint", "mounts", "checkpoint", "save a mount's tree as a version; prints its CID"),
+        Verb("checkpoint", "mounts", "checkpoint", "save a name's tree as a version; prints its CID"),
         Verb("umount", "mounts", "umount", "save and unmount; prints the tree's CID"),
     ),
     "Looking without mounting": (

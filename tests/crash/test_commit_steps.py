@@ -28,7 +28,6 @@ from tests.suites.faults import (
     forked,
     make_store,
     noise,
-    quick_directory,
     verify,
     waited,
     watched_lmdb,
@@ -88,12 +87,6 @@ def session(path: Path, chunker: Chunker, act: Act, inside: Act) -> None:
 def chunker() -> Iterator[Chunker]:
     with tiny(batch_bytes_max=1500, inline_bytes_max=4) as chunker:
         yield chunker
-
-
-@pytest.fixture
-def quick() -> Iterator[Path]:
-    with quick_directory() as path:
-        yield path
 
 
 @pytest.fixture

@@ -45,7 +45,6 @@ from tests.suites.faults import (
     do,
     make_store,
     noise,
-    quick_directory,
     random_edit,
     watched_lmdb,
 )
@@ -79,12 +78,6 @@ DURING: list[Edit] = [
     ("write_at", b"a/large", 3, noise(11, 50)),
 ]
 WRITES, READS = ("apply",), ("get", "has", "root", "roots", "count")
-
-
-@pytest.fixture
-def quick() -> Iterator[Path]:
-    with quick_directory() as path:
-        yield path
 
 
 @pytest.fixture

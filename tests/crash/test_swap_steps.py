@@ -44,7 +44,6 @@ from tests.suites.faults import (
     make_store,
     model_of,
     noise,
-    quick_directory,
     verify,
     waited,
     watched_lmdb,
@@ -109,12 +108,6 @@ def follow(desk: Desk) -> None:
 def chunker() -> Iterator[Chunker]:
     with tiny(batch_bytes_max=1500, inline_bytes_max=4) as chunker:
         yield chunker
-
-
-@pytest.fixture
-def quick() -> Iterator[Path]:
-    with quick_directory() as path:
-        yield path
 
 
 @pytest.fixture
